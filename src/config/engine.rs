@@ -1,0 +1,19 @@
+use serde::Deserialize;
+
+/// The native engine's workers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Threads of a worker on the CPU; all physical cores unless said.
+    pub threads: Option<usize>,
+    /// Tokens that one conversation may hold, prompt and answer together; never more than the model was trained for.
+    pub context: usize,
+    /// Conversations that one worker answers at once.
+    pub slots: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { threads: None, context: 4096, slots: 2 }
+    }
+}

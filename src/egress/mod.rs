@@ -1,0 +1,1 @@
+//! Owner: fill this in.
