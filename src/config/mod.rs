@@ -36,18 +36,25 @@ pub struct Config {
     /// Where the daemon keeps what must survive; `/var/lib/sovereign` unless said.
     pub state: StateDir,
     /// What the daemon listens on.
+    #[serde(deserialize_with = "load::section")]
     pub server: Server,
     /// The probe of the card.
+    #[serde(deserialize_with = "load::section")]
     pub gpu: Gpu,
     /// The Docker engine and the stacks.
+    #[serde(deserialize_with = "load::section")]
     pub docker: Docker,
     /// Where models lie and come from.
+    #[serde(deserialize_with = "load::section")]
     pub models: Models,
     /// The native engine's workers.
+    #[serde(deserialize_with = "load::section")]
     pub engine: Engine,
     /// Who may hold memory, and how long.
+    #[serde(deserialize_with = "load::section")]
     pub placement: Placement,
     /// Who may ask.
+    #[serde(deserialize_with = "load::section")]
     pub gateway: Gateway,
 }
 
