@@ -27,5 +27,6 @@ pub mod models;
 pub mod placement;
 pub mod runtime;
 pub mod stacks;
+pub mod state_dir;
 pub mod web;
 pub mod worker;
