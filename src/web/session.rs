@@ -26,10 +26,16 @@ const PASSWORD_MAX: usize = 1024;
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A browser that has logged in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Session {
     /// What its unsafe requests must repeat.
     pub csrf: String,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session")
+    }
 }
 
 impl Session {
@@ -48,6 +54,13 @@ impl Session {
 /// The handle on set-up, password and sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions(Arc<Inner>);
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The set-up token is a secret, and what is Debug lands in a log one day.
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
+}
 
 struct Inner {
     db: Db,
