@@ -1,1 +1,5 @@
-//! Owner: fill this in.
+//! The OpenAI dialect: authenticates, finds the model, takes a lease, and proxies bytes.
+
+pub mod auth;
+
+pub use auth::Caller;
