@@ -1,0 +1,51 @@
+# `make` builds, `make test` installs what the tests need and runs all of them. Both work on a bare Debian or Ubuntu.
+
+# On a build server the checkout is new each time; what was compiled stays outside of it.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/sovereign/target
+endif
+export SOVEREIGN_TEST_MODELS ?= $(HOME)/.cache/sovereign/test-models
+export SOVEREIGN_TEST_VENV   ?= $(HOME)/.cache/sovereign/test-venv
+
+BROWSER_TESTS := tests/browser
+
+.PHONY: build
+build: assets ## The release binary: target/release/sovereign
+	cargo build --release
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# --- what is installed -------------------------------------------------------------------------------------------
+
+.PHONY: tools
+tools: ## What a build needs, from Debian's packages
+	scripts/apt.sh gcc:gcc make:make curl:curl python3:python3 npm:npm
+
+.PHONY: assets
+assets: static/node_modules/.stamp ## Third-party scripts and styles, from the lock file
+static/node_modules/.stamp: static/package-lock.json | tools
+	npm ci --prefix static --ignore-scripts --omit=dev --no-audit --no-fund
+	touch $@
+
+.PHONY: test-tools
+test-tools: tools ## What the tests need: Docker's engine, Chromium, Python SDKs
+	scripts/apt.sh dockerd:docker.io chromium:chromium chromedriver:chromium-driver ip:iproute2
+	scripts/venv.sh "$(SOVEREIGN_TEST_VENV)" tests/requirements.txt
+
+.PHONY: models
+models: assets ## The models that the tests run: Gemma 3 270M and Qwen2.5-Coder 1.5B Instruct
+	scripts/test-models.sh "$(SOVEREIGN_TEST_MODELS)"
+
+# --- what is checked ---------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-tools assets lint models ## Everything: style, unit, integration, browser
+	cargo test
+	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(BROWSER_TESTS)
+
+.PHONY: lint
+lint: assets
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
