@@ -2,5 +2,8 @@
 //!
 //! Nothing is fetched from elsewhere, and nothing runs inline: the Content-Security-Policy allows this origin's files.
 
+pub mod assets;
+pub mod live;
+pub mod markdown;
 pub mod session;
 mod throttle;
