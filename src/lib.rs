@@ -10,11 +10,13 @@
 //! - [`worker`]: the process that serves one model over the engine. [`docker`]: the only user of bollard.
 //! - [`models`]: what can be served: catalogue, registry, downloads, footprint arithmetic.
 //! - [`egress`]: the only way out of the house.
+//! - [`auth`]: what proves who somebody is.
 //! - [`gpu`]: what the card does. [`db`]: the SQLite files. [`config`]: one file in, resolved settings out.
 //! - [`engine`]: inference. Synchronous; knows nothing of the rest.
 
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod db;

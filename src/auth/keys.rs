@@ -1,4 +1,4 @@
-//! Who asks: API keys, and the [`Caller`] that every request is given.
+//! API keys: 256 random bits each, shown once, kept as a digest.
 
 use crate::db::{self, Db};
 use base64::Engine;
@@ -7,27 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// What every key begins with, so that people and scanners for leaked secrets know one when they see one.
-const PREFIX: &str = "sk-sov-";
+pub const KEY_PREFIX: &str = "sk-sov-";
 /// Characters of a key that are kept readable: enough to tell keys apart, 36 of 256 bits.
-const SHOWN: usize = PREFIX.len() + 6;
-
-/// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// Somebody who may open the admin socket.
-    Local,
-    /// The holder of an API key.
-    Key {
-        /// The key's row.
-        id: i64,
-        /// The key's name.
-        name: String,
-    },
-    /// The administrator, in a browser.
-    Session,
-    /// A program of this machine, without a key.
-    Anonymous,
-}
+const SHOWN: usize = KEY_PREFIX.len() + 6;
 
 /// An API key, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
@@ -52,7 +34,7 @@ pub struct Keys {
 
 impl Keys {
     /// The keys in `db`.
-    pub fn new(db: Db) -> Self {
+    pub fn open(db: Db) -> Self {
         Self { db }
     }
 
@@ -60,14 +42,14 @@ impl Keys {
     ///
     /// # Errors
     /// When the name is taken or unusable.
-    pub async fn create(&self, name: &str) -> Result<(Key, String), Error> {
+    pub async fn create(&self, name: &str) -> Result<(Key, String), KeyError> {
         let fine = |c: char| c.is_alphanumeric() || "-_.@ ".contains(c);
         if name.is_empty() || name.len() > 64 || name.trim() != name || !name.chars().all(fine) {
-            return Err(Error::Name(name.chars().take(64).collect()));
+            return Err(KeyError::Name(name.chars().take(64).collect()));
         }
         let mut random = [0_u8; 32];
-        getrandom::fill(&mut random).map_err(|error| Error::Random(error.to_string()))?;
-        let secret = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
+        getrandom::fill(&mut random).map_err(|error| KeyError::Random(error.to_string()))?;
+        let secret = format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
         let inserted = sqlx::query_as(
             "INSERT INTO api_key (name, prefix, key_sha256, created_at) VALUES (?, ?, ?, ?)
              RETURNING id, name, prefix, created_at, last_used_at",
@@ -80,7 +62,7 @@ impl Keys {
         .await;
         match inserted {
             Ok(key) => Ok((key, secret)),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Err(Error::Taken(name.to_string())),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Err(KeyError::Taken(name.to_string())),
             Err(error) => Err(error.into()),
         }
     }
@@ -89,7 +71,7 @@ impl Keys {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn list(&self) -> Result<Vec<Key>, Error> {
+    pub async fn list(&self) -> Result<Vec<Key>, KeyError> {
         let keys = sqlx::query_as(
             "SELECT id, name, prefix, created_at, last_used_at FROM api_key WHERE revoked_at IS NULL ORDER BY name",
         )
@@ -102,14 +84,14 @@ impl Keys {
     ///
     /// # Errors
     /// When there is no such key.
-    pub async fn revoke(&self, name: &str) -> Result<(), Error> {
+    pub async fn revoke(&self, name: &str) -> Result<(), KeyError> {
         let done = sqlx::query("UPDATE api_key SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL")
             .bind(db::now())
             .bind(name)
             .execute(self.db.writer())
             .await?;
         match done.rows_affected() {
-            0 => Err(Error::Unknown(name.to_string())),
+            0 => Err(KeyError::Unknown(name.to_string())),
             _ => Ok(()),
         }
     }
@@ -120,8 +102,8 @@ impl Keys {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn verify(&self, secret: &str) -> Result<Option<Key>, Error> {
-        if !secret.starts_with(PREFIX) {
+    pub async fn verify(&self, secret: &str) -> Result<Option<Key>, KeyError> {
+        if !secret.starts_with(KEY_PREFIX) {
             return Ok(None);
         }
         let key = sqlx::query_as(
@@ -141,7 +123,7 @@ fn digest(secret: &str) -> Vec<u8> {
 
 /// Why nothing was done with a key.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum KeyError {
     /// Two live keys of one name would make revoking ambiguous.
     #[error("there is a key named {0:?} already; choose another name, or remove that one first")]
     Taken(String),
@@ -166,21 +148,21 @@ mod tests {
     #[tokio::test]
     async fn the_life_of_a_key() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::new(Db::open_main(&dir.path().join("sovereign.db")).await.unwrap());
+        let keys = Keys::open(Db::open_main(&dir.path().join("sovereign.db")).await.unwrap());
         let (key, secret) = keys.create("laptop").await.unwrap();
-        assert_eq!(secret.len(), PREFIX.len() + 43);
+        assert_eq!(secret.len(), KEY_PREFIX.len() + 43);
         assert!(secret.starts_with(&key.prefix));
         assert_eq!(keys.verify(&secret).await.unwrap(), Some(key.clone()));
         assert_eq!(keys.list().await.unwrap(), [key]);
 
-        assert!(matches!(keys.create("laptop").await, Err(Error::Taken(_))));
+        assert!(matches!(keys.create("laptop").await, Err(KeyError::Taken(_))));
         for name in ["", " laptop", "a/b", "a\nb", &"x".repeat(65)] {
-            assert!(matches!(keys.create(name).await, Err(Error::Name(_))), "{name:?}");
+            assert!(matches!(keys.create(name).await, Err(KeyError::Name(_))), "{name:?}");
         }
 
         keys.revoke("laptop").await.unwrap();
         assert_eq!(keys.verify(&secret).await.unwrap(), None);
-        assert!(matches!(keys.revoke("laptop").await, Err(Error::Unknown(_))));
+        assert!(matches!(keys.revoke("laptop").await, Err(KeyError::Unknown(_))));
         // The name is free again.
         let (_, second) = keys.create("laptop").await.unwrap();
         assert_ne!(second, secret);
