@@ -5,5 +5,3 @@
 pub mod assets;
 pub mod live;
 pub mod markdown;
-pub mod session;
-mod throttle;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The name of the session cookie.
-pub const COOKIE: &str = "sovereign_session";
+const COOKIE: &str = "sovereign_session";
 /// The header that repeats a session's CSRF token.
 pub const CSRF_HEADER: &str = "x-csrf-token";
 /// The shortest password that is accepted, in characters.
@@ -75,7 +75,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database cannot be read, or the system gives no random bytes.
-    pub async fn open(db: Db) -> Result<Self, Error> {
+    pub async fn open(db: Db) -> Result<Self, SessionError> {
         let admin: Option<i64> = sqlx::query_scalar("SELECT id FROM admin").fetch_optional(db.reader()).await?;
         let setup = if admin.is_some() { None } else { Some(random()?) };
         Ok(Self(Arc::new(Inner { db, setup: Mutex::new(setup), throttle: tokio::sync::Mutex::default() })))
@@ -98,16 +98,16 @@ impl Sessions {
     /// Sets the administrator's password, which consumes the set-up token, and logs in.
     ///
     /// # Errors
-    /// [`Error::Token`] when the link is not, or no longer, the right one; [`Error::Password`] when it is refused.
-    pub async fn set_up(&self, token: &str, password: String) -> Result<Opened, Error> {
+    /// [`SessionError::Token`] when the link is not, or no longer, the right one; [`SessionError::Password`] when it is refused.
+    pub async fn set_up(&self, token: &str, password: String) -> Result<Opened, SessionError> {
         if !self.may_set_up(token) {
-            return Err(Error::Token);
+            return Err(SessionError::Token);
         }
         check_password(&password)?;
         let _one_at_a_time = self.0.throttle.lock().await;
         let hash = blocking(move || Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()))
             .await?
-            .map_err(|error| Error::Hash(error.to_string()))?;
+            .map_err(|error| SessionError::Hash(error.to_string()))?;
         // A second request with the same token that was quicker has made the row: then this one changes nothing.
         let made =
             sqlx::query("INSERT INTO admin (id, password_hash, created_at) VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
@@ -117,7 +117,7 @@ impl Sessions {
                 .await?;
         *self.setup() = None;
         if made.rows_affected() == 0 {
-            return Err(Error::Token);
+            return Err(SessionError::Token);
         }
         self.start().await
     }
@@ -125,11 +125,11 @@ impl Sessions {
     /// Logs in.
     ///
     /// # Errors
-    /// [`Error::Wrong`], or [`Error::Wait`] after several wrong ones.
-    pub async fn log_in(&self, password: String) -> Result<Opened, Error> {
+    /// [`SessionError::Wrong`], or [`SessionError::Wait`] after several wrong ones.
+    pub async fn log_in(&self, password: String) -> Result<Opened, SessionError> {
         let mut throttle = self.0.throttle.lock().await;
         if let Some(wait) = throttle.wait(Instant::now()) {
-            return Err(Error::Wait(wait));
+            return Err(SessionError::Wait(wait));
         }
         let hash: Option<String> =
             sqlx::query_scalar("SELECT password_hash FROM admin").fetch_optional(self.0.db.reader()).await?;
@@ -140,14 +140,14 @@ impl Sessions {
         if !right {
             throttle.failed(Instant::now());
             tracing::warn!("a log-in to the dashboard failed: wrong password");
-            return Err(Error::Wrong);
+            return Err(SessionError::Wrong);
         }
         *throttle = Throttle::default();
         drop(throttle);
         self.start().await
     }
 
-    async fn start(&self) -> Result<Opened, Error> {
+    async fn start(&self) -> Result<Opened, SessionError> {
         let (token, csrf) = (random()?, random()?);
         let lifetime = i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX);
         sqlx::query("DELETE FROM session WHERE expires_at <= ?").bind(now()).execute(self.0.db.writer()).await?;
@@ -183,7 +183,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database cannot be written: the session still stands.
-    pub async fn log_out(&self, headers: &HeaderMap) -> Result<HeaderValue, Error> {
+    pub async fn log_out(&self, headers: &HeaderMap) -> Result<HeaderValue, SessionError> {
         if let Some(token) = cookie_of(headers) {
             sqlx::query("DELETE FROM session WHERE token_sha256 = ?")
                 .bind(digest(token))
@@ -203,29 +203,29 @@ pub struct Opened {
     pub session: Session,
 }
 
-fn verify(password: &str, hash: &str) -> Result<bool, Error> {
-    let hash = PasswordHash::new(hash).map_err(|error| Error::Hash(error.to_string()))?;
+fn verify(password: &str, hash: &str) -> Result<bool, SessionError> {
+    let hash = PasswordHash::new(hash).map_err(|error| SessionError::Hash(error.to_string()))?;
     Ok(Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
-fn check_password(password: &str) -> Result<(), Error> {
+fn check_password(password: &str) -> Result<(), SessionError> {
     if password.chars().count() < PASSWORD_MIN {
-        return Err(Error::Password(format!("The password needs at least {PASSWORD_MIN} characters.")));
+        return Err(SessionError::Password(format!("The password needs at least {PASSWORD_MIN} characters.")));
     }
     if password.len() > PASSWORD_MAX {
-        return Err(Error::Password(format!("The password is longer than {PASSWORD_MAX} bytes.")));
+        return Err(SessionError::Password(format!("The password is longer than {PASSWORD_MAX} bytes.")));
     }
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Hash(error.to_string()))
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SessionError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| SessionError::Hash(error.to_string()))
 }
 
 /// 256 random bits as text that fits a cookie, a URL and a form.
-fn random() -> Result<String, Error> {
+fn random() -> Result<String, SessionError> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(|error| SessionError::Random(error.to_string()))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
@@ -244,14 +244,14 @@ fn cookie_of(headers: &HeaderMap) -> Option<&str> {
 }
 
 // No `Secure`: the appliance speaks plain HTTP at home; a browser would drop the cookie there.
-fn cookie(token: &str, age: Duration) -> Result<HeaderValue, Error> {
+fn cookie(token: &str, age: Duration) -> Result<HeaderValue, SessionError> {
     HeaderValue::try_from(format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}", age.as_secs()))
-        .map_err(|error| Error::Random(error.to_string()))
+        .map_err(|error| SessionError::Random(error.to_string()))
 }
 
 /// Why nobody was logged in.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SessionError {
     /// The set-up link: 403.
     #[error("This set-up link is not valid. The daemon prints the right one when it starts.")]
     Token,
@@ -297,7 +297,8 @@ mod tests {
     async fn set_up_happens_once() {
         let (_folder, sessions) = sessions().await;
         let token = sessions.setup_token().expect("a token");
-        let refused = |result: Result<Opened, Error>| result.err().map(|error| error.to_string()).expect("refused");
+        let refused =
+            |result: Result<Opened, SessionError>| result.err().map(|error| error.to_string()).expect("refused");
 
         assert!(refused(sessions.set_up("guess", "long enough".into()).await).contains("set-up link"));
         assert!(refused(sessions.set_up(&token, "short".into()).await).contains("at least 8"));
@@ -314,7 +315,7 @@ mod tests {
         let token = sessions.setup_token().expect("a token");
         sessions.set_up(&token, "correct horse".into()).await.expect("set up");
 
-        assert!(matches!(sessions.log_in("wrong horse".into()).await, Err(Error::Wrong)));
+        assert!(matches!(sessions.log_in("wrong horse".into()).await, Err(SessionError::Wrong)));
         let opened = sessions.log_in("correct horse".into()).await.expect("logged in");
         let text = opened.cookie.to_str().expect("text");
         assert!(text.contains("HttpOnly") && text.contains("SameSite=Strict") && text.contains("Max-Age=2592000"));
@@ -339,7 +340,7 @@ mod tests {
         sessions.set_up(&token, "correct horse".into()).await.expect("set up");
         let mut waits = 0;
         for _ in 0..8 {
-            waits += usize::from(matches!(sessions.log_in("guess".into()).await, Err(Error::Wait(_))));
+            waits += usize::from(matches!(sessions.log_in("guess".into()).await, Err(SessionError::Wait(_))));
         }
         assert!(waits >= 2, "{waits} of 8 guesses had to wait");
     }
