@@ -6,6 +6,8 @@
 mod address;
 
 pub use address::Address;
+// What callers name of the client that they are given.
+pub use reqwest::{Client, Error as HttpError, RequestBuilder, Response, StatusCode, Url, header};
 
 use reqwest::redirect::Policy;
 use std::sync::Once;
@@ -33,26 +35,41 @@ pub fn internal(address: &Address) -> reqwest::Client {
 
 /// A client for the outside.
 ///
-/// Redirects are followed to https only, at most ten, and reqwest drops credentials when one leads to another host. A
-/// plain-http address is allowed as a first hop, so that a mirror on the LAN works.
+/// Redirects are followed to https, at most ten; to plain http only on the host that was asked in plain http, so that
+/// a mirror on the LAN works. reqwest drops credentials when a redirect leads to another host.
 ///
 /// # Errors
 /// When the system's CA certificates cannot be read.
 pub fn outside(purpose: Purpose) -> Result<reqwest::Client, Error> {
-    tracing::debug!(?purpose, "a client for the outside was made");
     let redirects = Policy::custom(|attempt| {
-        let downgraded =
-            attempt.url().scheme() != "https" && attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-        if downgraded {
-            attempt.error("a redirect from https to http was refused")
-        } else if attempt.previous().len() >= 10 {
+        let from = attempt.previous().last();
+        let plain_on_one_host =
+            from.is_some_and(|from| from.scheme() == "http" && from.host_str() == attempt.url().host_str());
+        if attempt.url().scheme() != "https" && !plain_on_one_host {
+            attempt.error("a redirect to plain http was refused")
+        } else if attempt.previous().len() > 10 {
             attempt.error("more than ten redirects")
         } else {
             attempt.follow()
         }
     });
-    // Without progress for a minute a transfer is dead; its whole length has no limit.
-    Ok(base().redirect(redirects).read_timeout(Duration::from_secs(60)).build()?)
+    exit(purpose, redirects)
+}
+
+/// Like [`outside`], but a redirect is an answer like any other: for protocols that say in it what was found.
+///
+/// # Errors
+/// When the system's CA certificates cannot be read.
+pub fn outside_unredirected(purpose: Purpose) -> Result<reqwest::Client, Error> {
+    exit(purpose, Policy::none())
+}
+
+/// The one place that every client for the outside passes: what may leave is decided and written down here.
+fn exit(purpose: Purpose, redirects: Policy) -> Result<reqwest::Client, Error> {
+    tracing::debug!(?purpose, "a client for the outside was made");
+    // Without progress for a minute a transfer is dead; its whole length has no limit. The address of a page may be a
+    // signed one, so the next host is not told it (`Referer`).
+    Ok(base().redirect(redirects).referer(false).read_timeout(Duration::from_secs(60)).build()?)
 }
 
 /// Why no client could be made.
