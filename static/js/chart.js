@@ -27,8 +27,8 @@
       ...labels.map((_, i) => {
         const item = document.createElement("li");
         const swatch = document.createElement("span");
-        swatch.className = `swatch s${i + 1}`;
-        item.append(swatch, "");
+        swatch.className = `swatch s${(i % 4) + 1}`;
+        item.append(swatch, document.createElement("span"));
         return item;
       }),
     );
@@ -48,7 +48,7 @@
         cursor: { y: false, points: { size: 6 } },
         scales: { x: { range: () => [now() - HOUR, now()] }, y: { range: [0, 100] } },
         axes: [
-          { ...axis, grid: { show: false }, values: (_, splits) => splits.map(clock), space: 80 },
+          { ...axis, grid: { show: false }, values: (_, splits) => splits.map(clock), space: 80, size: 28 },
           { ...axis, values: (_, splits) => splits.map((v) => `${v} %`), splits: [0, 50, 100], size: 48 },
         ],
         series: [

@@ -1,0 +1,98 @@
+"""One daemon, one browser that has logged in, and one private Docker engine for the run."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from daemon import REPOSITORY, Daemon
+from engine import Engine
+from page import Page
+
+MODELS = Path(os.environ.get("SOVEREIGN_TEST_MODELS", Path.home() / ".cache/sovereign/test-models"))
+CHAT_MODEL = "qwen2.5-coder-1.5b-instruct"
+GIB = 1 << 30
+
+
+def test_model(name: str) -> Path:
+    found = sorted(MODELS.glob(f"{name}*.gguf"))
+    assert found, f"{name} is missing in {MODELS}: run `make models`"
+    return found[0]
+
+
+def python_index() -> str:
+    return subprocess.run([REPOSITORY / "scripts/python-index.sh"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    engine = Engine(tmp_path_factory.mktemp("docker"))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory, engine):
+    """The daemon that most tests share: a card in a file, a Docker engine, and the owner's own stack."""
+    folder = tmp_path_factory.mktemp("shared")
+    card = folder / "card.json"
+    card.write_text(json.dumps(CARD))
+    stacks = folder / "stacks"
+    stacks.mkdir()
+    (stacks / "hello.yaml").write_text(engine.stack())
+    config = {
+        "gpu": {"probe": {"fixed": str(card)}},
+        "docker": {"host": engine.host, "stacks": str(stacks)},
+        "models": {"python_index": python_index()},
+        "engine": {"context": 2048},
+    }
+    daemon = Daemon(folder, config)
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(daemon):
+    page = Page(daemon.address)
+    page.set_up(daemon.setup_link)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(browser):
+    """The shared browser. Whatever a test did, the console must have nothing against it."""
+    browser.complaints()
+    yield browser
+    assert browser.complaints() == []
+
+
+@pytest.fixture
+def new_daemon(tmp_path):
+    """A daemon that nobody has set up, on a machine without a card and without Docker."""
+    daemon = Daemon(tmp_path / "new", {"docker": {"host": f"unix://{tmp_path}/no-docker.sock"}})
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def new_page(new_daemon):
+    page = Page(new_daemon.address)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def chat_model(browser):
+    """The chat model, adopted from where the test models lie by its path."""
+    browser.open("/models")
+    browser.type("#source", str(test_model(CHAT_MODEL)))
+    browser.click("form button", "Pull")
+    browser.see("#installed tr[data-model] strong", timeout=120)
+    name = browser.see(f"#installed tr[data-model*='{CHAT_MODEL}'] strong", timeout=120).text
+    return name
+
+
+CARD = {}
