@@ -1,1 +1,222 @@
-//! Owner: fill this in.
+//! What can hold memory: everything that wants the card or the host's memory is a [`Tenant`], and those that answer
+//! requests also give an [`Endpoint`] that speaks OpenAI's dialect.
+//!
+//! A tenant says what it needs, starts once and never restarts itself: when it ends, [`ExitWatch`] tells, and
+//! `placement` decides what happens next.
+
+mod claim;
+pub mod fake;
+pub mod native;
+
+pub use claim::Claim;
+
+use crate::config::Config;
+use crate::egress::Address;
+use crate::models::ModelSpec;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Where tenants come from.
+#[derive(Debug, Clone)]
+pub enum Runtime {
+    /// Worker processes of the native engine.
+    Native(Arc<native::Native>),
+    /// A double for tests: an endpoint inside this process, whose failures the test commands.
+    Fake(fake::Fake),
+}
+
+impl Runtime {
+    /// The runtimes that `config` asks for.
+    pub fn new(config: &Config) -> Self {
+        Self::Native(Arc::new(native::Native::new(config)))
+    }
+
+    /// What would serve `spec`; nothing is started.
+    pub fn tenant(&self, spec: Arc<ModelSpec>) -> Tenant {
+        match self {
+            Self::Native(native) => Tenant::Native(native::Worker::new(native.clone(), spec)),
+            Self::Fake(fake) => Tenant::Fake(fake::Double::new(fake.clone(), spec)),
+        }
+    }
+}
+
+/// Something that occupies resources.
+#[derive(Debug, Clone)]
+pub enum Tenant {
+    /// A worker process of the native engine.
+    Native(native::Worker),
+    /// A double for tests.
+    Fake(fake::Double),
+}
+
+impl Tenant {
+    /// The model that it serves.
+    pub fn spec(&self) -> &Arc<ModelSpec> {
+        match self {
+            Self::Native(worker) => worker.spec(),
+            Self::Fake(double) => double.spec(),
+        }
+    }
+
+    /// The kind of runtime, as responses disclose it.
+    pub fn runtime(&self) -> &'static str {
+        match self {
+            Self::Native(_) => native::NAME,
+            Self::Fake(_) => fake::NAME,
+        }
+    }
+
+    /// What it will occupy, predicted before it starts.
+    pub fn need(&self) -> Claim {
+        match self {
+            Self::Native(worker) => worker.need(),
+            Self::Fake(double) => double.need(),
+        }
+    }
+
+    /// Requests that it answers at once.
+    pub fn slots(&self) -> usize {
+        match self {
+            Self::Native(worker) => worker.slots(),
+            Self::Fake(double) => double.slots(),
+        }
+    }
+
+    /// How it gives memory back, gentlest first.
+    pub fn rungs(&self) -> &'static [Rung] {
+        match self {
+            Self::Native(_) | Self::Fake(_) => &[Rung::Stop, Rung::Kill],
+        }
+    }
+
+    /// Starts it once, within `grant`. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
+    /// been started is gone when this returns an error.
+    ///
+    /// # Errors
+    /// Why it does not run, in words that name the cause.
+    pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
+        match self {
+            Self::Native(worker) => worker.start(grant, stop).await,
+            Self::Fake(double) => double.start(stop).await,
+        }
+    }
+}
+
+/// What a tenant may occupy: the ledger holds this much for it from before its start until its exit is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The cap.
+    pub claim: Claim,
+}
+
+/// A tenant that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Whose memory it is, for attribution.
+    pub who: Attribution,
+    /// How it ends.
+    pub exits: ExitWatch,
+    /// Where it answers; none for what answers no requests.
+    pub endpoint: Option<Endpoint>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// A running tenant; cancelling `stop` must lead to its exit.
+    pub fn new(who: Attribution, exits: ExitWatch, endpoint: Option<Endpoint>, stop: CancellationToken) -> Self {
+        Self { who, exits, endpoint, stop }
+    }
+
+    /// Asks it to stop, by force after its grace, and returns when it is gone.
+    pub async fn stop(&mut self) -> Exit {
+        self.stop.cancel();
+        self.exits.wait().await
+    }
+}
+
+/// Whose memory something is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribution {
+    /// A process of this machine.
+    Process(u32),
+    /// A container, by its id.
+    Container(String),
+    /// This daemon itself (test doubles).
+    Daemon,
+}
+
+/// How a tenant ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// For people: the exit status, and the last words on its stderr.
+    pub reason: String,
+}
+
+/// Tells when a tenant has ended. Clones see the same end.
+#[derive(Debug, Clone)]
+pub struct ExitWatch(watch::Receiver<Option<Exit>>);
+
+impl ExitWatch {
+    /// A watch and the sender by which its end is told, once.
+    pub fn channel() -> (watch::Sender<Option<Exit>>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (sender, Self(receiver))
+    }
+
+    /// Returns once the tenant has ended.
+    pub async fn wait(&mut self) -> Exit {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone(),
+            // Whoever watched the tenant is gone without a word; so is the tenant.
+            Err(_) => None,
+        }
+        .unwrap_or_else(|| Exit { reason: "it ended unseen".into() })
+    }
+}
+
+/// Something that answers requests in OpenAI's dialect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: Address,
+    /// The model's name.
+    pub model: String,
+    /// The kind of runtime.
+    pub runtime: &'static str,
+    /// Tokens that one conversation may hold.
+    pub context: usize,
+    /// The quantisation of the weights.
+    pub quant: String,
+}
+
+/// A way in which a tenant gives memory back, gentlest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Keeps its process, moves weights to host memory.
+    Sleep,
+    /// Ends its process; the daemon keeps the weights in host memory.
+    Park,
+    /// Keeps answering with less.
+    Shrink,
+    /// Drops what it can rebuild.
+    Free,
+    /// Ends when it is asked to.
+    Stop,
+    /// Is ended.
+    Kill,
+}
+
+/// Why a tenant did not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// It was asked to stop before it could answer.
+    #[error("the start was given up")]
+    Stopped,
+    /// It failed by itself.
+    #[error("{0}")]
+    Failed(String),
+}
