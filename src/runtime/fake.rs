@@ -12,8 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures_util::stream;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The runtime's name.
@@ -51,7 +52,7 @@ impl Default for Script {
 
 /// The double of a runtime. Clones share what they know.
 #[derive(Debug, Clone, Default)]
-pub struct Fake(Arc<Mutex<Known>>);
+pub struct Fake(Arc<watch::Sender<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -79,23 +80,25 @@ pub struct Journal {
 impl Fake {
     /// Sets how `model` behaves from its next start on.
     pub fn script(&self, model: &str, script: Script) {
-        self.known().scripts.insert(model.to_string(), script);
+        self.0.send_modify(|known| drop(known.scripts.insert(model.to_string(), script)));
     }
 
     /// Ends a running model as a crash would.
     pub fn crash(&self, model: &str) {
-        if let Some(crash) = self.known().crashes.remove(model) {
+        if let Some(crash) = self.0.borrow().crashes.get(model) {
             crash.cancel();
         }
     }
 
     /// What was asked so far.
     pub fn journal(&self) -> Journal {
-        self.known().journal.clone()
+        self.0.borrow().journal.clone()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns once the journal says so.
+    pub async fn until(&self, says: impl Fn(&Journal) -> bool) {
+        // The sender lives as long as `self`.
+        let _ = self.0.subscribe().wait_for(|known| says(&known.journal)).await;
     }
 }
 
@@ -128,7 +131,7 @@ impl Double {
     }
 
     fn script(&self) -> Script {
-        self.fake.known().scripts.get(&self.spec.name).cloned().unwrap_or_default()
+        self.fake.0.borrow().scripts.get(&self.spec.name).cloned().unwrap_or_default()
     }
 
     /// Starts as its script says; see [`super::Tenant::start`].
@@ -152,7 +155,7 @@ impl Double {
 
         let (exit, exits) = ExitWatch::channel();
         let (asked, crash) = (CancellationToken::new(), CancellationToken::new());
-        self.fake.known().crashes.insert(model.clone(), crash.clone());
+        self.fake.0.send_modify(|known| drop(known.crashes.insert(model.clone(), crash.clone())));
         let answers = Answers { fake: self.fake.clone(), script: Arc::new(script), crash: crash.clone() };
         let router = Router::new()
             .route("/v1/chat/completions", post(chat))
@@ -188,18 +191,22 @@ struct Held {
 
 impl Held {
     fn new(fake: &Fake, model: &str, ram: u64) -> Self {
-        let mut known = fake.known();
-        known.journal.starts.push(model.to_string());
-        let start = known.journal.starts.len() as u64;
-        known.held.insert(start, ram);
-        known.journal.peak_ram = known.journal.peak_ram.max(known.held.values().sum());
+        let mut start = 0;
+        fake.0.send_modify(|known| {
+            known.journal.starts.push(model.to_string());
+            start = known.journal.starts.len() as u64;
+            known.held.insert(start, ram);
+            known.journal.peak_ram = known.journal.peak_ram.max(known.held.values().sum());
+        });
         Self { fake: fake.clone(), start }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.fake.known().held.remove(&self.start);
+        self.fake.0.send_modify(|known| {
+            known.held.remove(&self.start);
+        });
     }
 }
 
@@ -215,16 +222,17 @@ struct Answering(Fake);
 
 impl Answering {
     fn new(fake: &Fake) -> Self {
-        let mut known = fake.known();
-        known.journal.answering += 1;
-        known.journal.requests += 1;
+        fake.0.send_modify(|known| {
+            known.journal.answering += 1;
+            known.journal.requests += 1;
+        });
         Self(fake.clone())
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.known().journal.answering -= 1;
+        self.0.0.send_modify(|known| known.journal.answering -= 1);
     }
 }
 

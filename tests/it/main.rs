@@ -1,1 +1,6 @@
+//! The integration tests: one binary, one file a noun.
 
+// A test that cannot go on says so by a panic, helpers included.
+#![allow(clippy::unwrap_used)]
+
+mod placement;
