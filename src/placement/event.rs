@@ -67,6 +67,13 @@ pub struct Want {
     pub slots: usize,
 }
 
+impl Want {
+    /// Whether one instance serves both.
+    pub fn is_same(&self, other: &Want) -> bool {
+        self.model == other.model && self.version == other.version
+    }
+}
+
 /// What is to be done. The planner counts on it being done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {

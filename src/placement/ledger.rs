@@ -36,6 +36,8 @@ pub struct Entry {
     pub closed: bool,
     /// It ends with its last lease, whoever asks.
     pub retired: bool,
+    /// It starts, and those who waited for it have left. It goes on, unless somebody else wants the room.
+    pub abandoned: bool,
 }
 
 /// What an instance does.
@@ -62,12 +64,19 @@ impl Entry {
             batch: 0,
             closed: false,
             retired: false,
+            abandoned: false,
         }
     }
 
-    /// Whether it answers nobody and could be stopped at once.
+    /// It was told to stop.
+    pub fn stop(&mut self) {
+        self.state = State::Stopping;
+        self.abandoned = false;
+    }
+
+    /// Whether nobody uses it, so that it could be stopped at once.
     pub fn is_idle(&self) -> bool {
-        self.state == State::Ready && self.leases == 0
+        self.abandoned || (self.state == State::Ready && self.leases == 0)
     }
 
     /// Whether its memory is on the way back already.
@@ -86,9 +95,7 @@ impl Ledger {
     pub fn live(&self, want: &Want) -> Option<(InstanceId, &Entry)> {
         self.entries
             .iter()
-            .find(|(_, entry)| {
-                entry.want.model == want.model && entry.want.version == want.version && !entry.is_going()
-            })
+            .find(|(_, entry)| entry.want.is_same(want) && !entry.is_going())
             .map(|(id, entry)| (*id, entry))
     }
 
@@ -118,7 +125,7 @@ impl Ledger {
         let mut candidates: Vec<_> = self
             .entries
             .iter()
-            .filter(|(id, entry)| entry.state == State::Ready && !going.contains(id))
+            .filter(|(id, entry)| (entry.state == State::Ready || entry.abandoned) && !going.contains(id))
             .map(|(id, entry)| (entry.leases > 0, if entry.leases > 0 { entry.granted } else { entry.released }, *id))
             .collect();
         candidates.sort_unstable();

@@ -220,7 +220,7 @@ impl Plan {
     fn close(&mut self, effects: &mut Vec<Effect>) {
         self.closing = true;
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.state != State::Stopping) {
-            entry.state = State::Stopping;
+            entry.stop();
             effects.push(Effect::Stop(*id));
         }
         self.refuse(effects, &Refusal::Closing, |_| true);
@@ -231,7 +231,7 @@ impl Plan {
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| which(entry)) {
             entry.retired = true;
             if entry.state == State::Loading {
-                entry.state = State::Stopping;
+                entry.stop();
                 effects.push(Effect::Stop(*id));
             }
         }
@@ -252,6 +252,8 @@ impl Plan {
         let mut pass = Pass::default();
         for (id, entry) in &mut self.ledger.entries {
             entry.closed = false;
+            let is_wanted = || self.waiting.iter().any(|waiter| entry.want.is_same(&waiter.want));
+            entry.abandoned = entry.state == State::Loading && !is_wanted();
             if entry.is_going() {
                 pass.going.insert(*id);
             }
@@ -281,7 +283,7 @@ impl Plan {
         let keep_alive = self.limits.keep_alive;
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
             if entry.retired || now.saturating_sub(entry.released) >= keep_alive {
-                entry.state = State::Stopping;
+                entry.stop();
                 effects.push(Effect::Stop(*id));
             }
         }
@@ -341,7 +343,7 @@ impl Plan {
             pass.going.insert(id);
             let Some(entry) = self.ledger.entries.get_mut(&id) else { continue };
             if entry.is_idle() {
-                entry.state = State::Stopping;
+                entry.stop();
                 effects.push(Effect::Stop(id));
             } else {
                 entry.closed = true;

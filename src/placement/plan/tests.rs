@@ -436,3 +436,17 @@ fn an_unloaded_model_ends_with_its_leases_and_loads_again() {
     world.settle();
     assert_eq!(world.answers[&again].1, Answer::Served(World::name(0)));
 }
+
+#[test]
+fn a_start_that_nobody_waits_for_gives_way() {
+    let mut world = world(&[6, 6]);
+    world.models[0].load = 60_000;
+    world.ask(0, 100);
+    world.act(Act::Leave(0));
+    // Nobody else wants the room: it goes on.
+    world.pass(500);
+    assert!(world.tenants.values().all(|tenant| !tenant.stopping));
+    let other = world.ask(1, 100);
+    world.pass(2_000);
+    assert_eq!(world.answers[&other].1, Answer::Served(World::name(1)));
+}
