@@ -16,6 +16,7 @@ pub use plan::Limits;
 pub use refusal::Refusal;
 pub use status::{Status, Swap, TenantState, TenantStatus, Waiting};
 
+use crate::egress;
 use crate::models::ModelSpec;
 use crate::runtime::{Claim, Endpoint, Exit, ExitWatch, Runtime};
 use event::{Event, InstanceId, RequestId};
@@ -96,7 +97,7 @@ pub struct Lease {
 #[derive(Debug)]
 struct Serving {
     endpoint: Endpoint,
-    client: reqwest::Client,
+    client: egress::Client,
     exits: ExitWatch,
 }
 
@@ -107,7 +108,7 @@ impl Lease {
     }
 
     /// The client that reaches the endpoint.
-    pub fn client(&self) -> &reqwest::Client {
+    pub fn client(&self) -> &egress::Client {
         &self.serving.client
     }
 

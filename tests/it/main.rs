@@ -3,4 +3,5 @@
 // A test that cannot go on says so by a panic, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod invariants;
 mod placement;
