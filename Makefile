@@ -6,6 +6,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/sovereign/target
 endif
 export SOVEREIGN_TEST_MODELS ?= $(HOME)/.cache/sovereign/test-models
 export SOVEREIGN_TEST_VENV   ?= $(HOME)/.cache/sovereign/test-venv
+export SOVEREIGN_BINARY      ?= $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/sovereign
 
 BROWSER_TESTS := tests/browser
 
@@ -49,3 +50,9 @@ test: test-tools assets lint models ## Everything: style, unit, integration, bro
 lint: assets
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+# --- what takes longer, and is run when its part changes: figures go to docs/EVIDENCE.md -----------------------------
+
+.PHONY: test-install
+test-install: ## `./install.sh --try` in a clean Debian (root; debootstrap)
+	scripts/test-install.sh "$(HOME)/.cache/sovereign/chroot"
