@@ -1,1 +1,85 @@
-//! Owner: fill this in.
+//! The daemon's parts, wired together: the only place that names all concrete ones.
+
+use crate::auth::{Keys, Sessions};
+use crate::config::Config;
+use crate::db::Db;
+use crate::db::usage::Usage;
+use crate::placement::{self, Limits, Placement};
+use crate::runtime::Runtime;
+use anyhow::Context;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Handles on everything that a request may need. Each is cheap to clone, and so is the whole.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The resolved configuration; its state folder is absolute.
+    pub config: Arc<Config>,
+    /// `sovereign.db`.
+    pub db: Db,
+    /// `metrics.db`.
+    pub metrics: Db,
+    /// The API keys.
+    pub keys: Keys,
+    /// Who sits at the browser.
+    pub sessions: Sessions,
+    /// The writer of what was answered.
+    pub usage: Usage,
+    /// Who holds the card and the host's memory.
+    pub placement: Placement,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Cancelled when the daemon stops: whatever streams without end must end then.
+    pub closing: CancellationToken,
+    /// Cancelled after `closing`, when answers had their time to end.
+    tenants: CancellationToken,
+}
+
+impl App {
+    /// Opens and starts everything, in a state folder that the caller holds.
+    ///
+    /// # Errors
+    /// When something that the daemon cannot do without does not open.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let runtime = Runtime::new(&config);
+        Self::with_runtime(config, runtime).await
+    }
+
+    /// Like [`App::start`], over a runtime of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn with_runtime(config: Config, runtime: Runtime) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let state = config.state_dir();
+        let db = Db::open_main(&state.join("sovereign.db")).await?;
+        let metrics = Db::open_metrics(&state.join("metrics.db")).await?;
+        let tenants = CancellationToken::new();
+        let (_, budget) = watch::channel(placement::budget(&config)?);
+        let placement = Placement::with_runtime(runtime, Limits::new(&config), budget, tenants.clone());
+        Ok(Self {
+            keys: Keys::open(db.clone()),
+            sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
+            usage: Usage::start(db.clone()),
+            placement,
+            started: Instant::now(),
+            closing: CancellationToken::new(),
+            tenants,
+            config,
+            db,
+            metrics,
+        })
+    }
+
+    /// Stops every tenant, writes what is not written yet and closes the databases.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.tenants.cancel();
+        self.placement.stopped().await;
+        self.usage.flush().await;
+        self.metrics.close().await;
+        self.db.close().await;
+    }
+}

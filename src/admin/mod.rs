@@ -1,7 +1,19 @@
 //! Our own JSON API under `/admin/v1`: what the CLI speaks over the unix socket, and the dashboard's scripts over TCP.
 //!
-//! One file a noun, each exporting its `router()`. Errors are RFC 9457 problems.
+//! One file a noun, each exporting its `router()`. Errors are RFC 9457 problems. Nothing here asks who the caller is:
+//! the daemon serves it openly on the socket, and behind a session on TCP.
 
+mod keys;
 mod problem;
+mod status;
 
 pub use problem::Problem;
+pub use status::Status;
+
+use crate::app::App;
+use axum::Router;
+
+/// Every noun's routes.
+pub fn router() -> Router<App> {
+    Router::new().merge(keys::router()).merge(status::router())
+}

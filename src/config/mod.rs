@@ -75,15 +75,20 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, or says something that is not understood.
     pub fn load(file: Option<&Path>, state: Option<&Path>) -> Result<Self, Error> {
-        let mut config = match file {
+        let config = match file {
             Some(file) => load::file(file)?,
             None if Path::new(DEFAULT_FILE).exists() => load::file(Path::new(DEFAULT_FILE))?,
             None => Self::default(),
         };
-        if let Some(state) = state {
-            config.state = StateDir(state.to_path_buf());
-        }
-        Ok(config)
+        Ok(match state {
+            Some(state) => config.with_state_dir(state),
+            None => config,
+        })
+    }
+
+    /// The same with another state folder.
+    pub fn with_state_dir(self, path: &Path) -> Self {
+        Self { state: StateDir(path.to_path_buf()), ..self }
     }
 
     /// The state folder.

@@ -77,6 +77,17 @@ fn exit(purpose: Purpose, redirects: Policy) -> Result<reqwest::Client, Error> {
 #[error("no HTTPS client can be made: {0}; are the system's CA certificates installed?")]
 pub struct Error(#[from] reqwest::Error);
 
+/// An error with its causes, which is where reqwest keeps what happened.
+pub fn causes(error: &HttpError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
 fn base() -> reqwest::ClientBuilder {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {

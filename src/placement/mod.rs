@@ -5,6 +5,7 @@
 //! come out and are carried out elsewhere (`task`). Slow work, a start or a stop, comes back as an event; so nothing
 //! here is locked.
 
+mod budget;
 mod event;
 mod ledger;
 mod plan;
@@ -12,6 +13,7 @@ mod refusal;
 mod status;
 mod task;
 
+pub use budget::budget;
 pub use plan::Limits;
 pub use refusal::Refusal;
 pub use status::{Status, Swap, TenantState, TenantStatus, Waiting};

@@ -1,0 +1,34 @@
+use crate::app::App;
+use crate::placement;
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/admin/v1/status", get(status))
+}
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon, which may be older than the program that asks.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime: u64,
+    /// Who holds memory, and who waits for it.
+    pub placement: Arc<placement::Status>,
+}
+
+async fn status(State(app): State<App>) -> Json<Status> {
+    let placement = app.placement.status().borrow().clone();
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        uptime: app.started.elapsed().as_secs(),
+        placement,
+    })
+}
