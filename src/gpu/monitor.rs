@@ -1,0 +1,168 @@
+use super::history::History;
+use super::minutes::Minute;
+use super::{Host, Probe, Snapshot, host};
+use crate::config;
+use crate::db::{self, Db};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// How often everything is read.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long a driver may take to answer before its last figures are not shown as the present.
+const STALE: Duration = Duration::from_secs(10);
+
+/// Everything at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Unix seconds.
+    pub at: i64,
+    /// The machine.
+    pub host: Host,
+    /// Its cards, in the driver's order.
+    pub cards: Vec<Snapshot>,
+}
+
+/// A handle on the one sampler. It ends with the last handle.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    samples: watch::Receiver<Arc<Sample>>,
+    history: Arc<Mutex<History>>,
+}
+
+/// What the probe's thread read last.
+#[derive(Debug, Clone)]
+struct Reading {
+    at: Instant,
+    cards: Vec<Snapshot>,
+}
+
+impl Monitor {
+    /// Starts sampling. The host's figures are there at once, the cards' as soon as the driver has answered.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(config: &config::Gpu, metrics: Db) -> io::Result<Self> {
+        let (readings, cards) = watch::channel(Reading { at: Instant::now(), cards: Vec::new() });
+        let probe = Probe::new(config);
+        std::thread::Builder::new().name("probe".into()).spawn(move || read_cards(probe, &readings))?;
+        let mut host = host::Reader::default();
+        let first = Sample { at: db::now(), host: host.read(), cards: Vec::new() };
+        let (publish, samples) = watch::channel(Arc::new(first));
+        let history = Arc::new(Mutex::new(History::default()));
+        tokio::spawn(sample(host, cards, publish, history.clone(), metrics));
+        Ok(Self { samples, history })
+    }
+
+    /// What was sampled last. A stale read may advise, never decide.
+    pub fn latest(&self) -> Arc<Sample> {
+        self.samples.borrow().clone()
+    }
+
+    /// Every sample as it comes.
+    pub fn samples(&self) -> watch::Receiver<Arc<Sample>> {
+        self.samples.clone()
+    }
+
+    /// Looks at the last hour. Sampling waits meanwhile, so be quick.
+    pub fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The probe's thread: reads until nobody listens. A call that hangs holds up nothing else.
+fn read_cards(mut probe: Probe, readings: &watch::Sender<Reading>) {
+    while !readings.is_closed() {
+        let begun = Instant::now();
+        let cards = probe.read();
+        readings.send_replace(Reading { at: Instant::now(), cards });
+        std::thread::sleep(PERIOD.saturating_sub(begun.elapsed()));
+    }
+}
+
+async fn sample(
+    mut host: host::Reader,
+    cards: watch::Receiver<Reading>,
+    publish: watch::Sender<Arc<Sample>>,
+    history: Arc<Mutex<History>>,
+    metrics: Db,
+) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first tick comes at once, and processors' use is a difference.
+    ticks.tick().await;
+    let mut minute = Minute::default();
+    let mut silent = false;
+    loop {
+        tokio::select! {
+            () = publish.closed() => return,
+            _ = ticks.tick() => {}
+        }
+        let reading = cards.borrow().clone();
+        let age = reading.at.elapsed();
+        if silent != (age > STALE) {
+            silent = age > STALE;
+            if silent {
+                tracing::warn!(
+                    "the driver of the card does not answer any more; its figures are missing until it does"
+                );
+            } else {
+                tracing::info!("the driver of the card answers again");
+            }
+        }
+        let sample = Sample { at: db::now(), host: host.read(), cards: fresh(reading.cards, age) };
+        history.lock().unwrap_or_else(PoisonError::into_inner).push(&sample);
+        if let Some(ended) = minute.add(&sample)
+            && let Err(error) = ended.write(&metrics).await
+        {
+            tracing::warn!(%error, "a minute of figures could not be written, and will be missing in charts");
+        }
+        publish.send_replace(Arc::new(sample));
+    }
+}
+
+/// Cards as they may be shown: figures that are `age` old are not the present's.
+fn fresh(cards: Vec<Snapshot>, age: Duration) -> Vec<Snapshot> {
+    if age <= STALE {
+        return cards;
+    }
+    let problem = || Some(format!("its driver has not answered for {} s", age.as_secs()));
+    let silent =
+        |card: Snapshot| Snapshot { name: card.name, uuid: card.uuid, problem: problem(), ..Snapshot::default() };
+    cards.into_iter().map(silent).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn figures_arrive_and_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("card.json");
+        fs::write(&file, r#"[{"name": "A", "uuid": "GPU-1", "utilisation": 42}]"#).unwrap();
+        let metrics = Db::open_metrics(&dir.path().join("metrics.db")).await.unwrap();
+        let config = config::Gpu { probe: config::ProbeKind::Fixed(file), ..config::Gpu::default() };
+        let monitor = Monitor::start(&config, metrics).unwrap();
+        assert!(monitor.latest().host.memory_total > 0);
+        let mut samples = monitor.samples();
+        let sample = samples.wait_for(|sample| !sample.cards.is_empty()).await.unwrap().clone();
+        assert_eq!(sample.cards[0].utilisation, Some(42.0));
+        assert!(sample.host.cpu_percent.is_some());
+        let points: Vec<_> = monitor.history(|history| history.points(&["GPU-1"]).collect());
+        assert_eq!(points.last().map(|point| point.cards[0].utilisation), Some(Some(42.0)));
+    }
+
+    #[test]
+    fn a_driver_that_hangs_is_not_believed() {
+        let card = Snapshot { name: "A".into(), uuid: "GPU-1".into(), celsius: Some(40.0), ..Snapshot::default() };
+        assert_eq!(fresh(vec![card.clone()], STALE)[0].celsius, Some(40.0));
+        let silent = fresh(vec![card], Duration::from_secs(12));
+        assert_eq!(silent[0].celsius, None);
+        assert_eq!(silent[0].problem.as_deref(), Some("its driver has not answered for 12 s"));
+    }
+}
