@@ -4,6 +4,7 @@ use crate::auth::{Keys, Sessions};
 use crate::config::Config;
 use crate::db::Db;
 use crate::db::usage::Usage;
+use crate::gpu;
 use crate::placement::{self, Limits, Placement};
 use crate::runtime::Runtime;
 use anyhow::Context;
@@ -29,6 +30,8 @@ pub struct App {
     pub usage: Usage,
     /// Who holds the card and the host's memory.
     pub placement: Placement,
+    /// What the card and the host do.
+    pub gpu: gpu::Monitor,
     /// When the daemon started.
     pub started: Instant,
     /// Cancelled when the daemon stops: whatever streams without end must end then.
@@ -64,6 +67,7 @@ impl App {
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
             placement,
+            gpu: gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?,
             started: Instant::now(),
             closing: CancellationToken::new(),
             tenants,

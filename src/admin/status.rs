@@ -1,5 +1,5 @@
 use crate::app::App;
-use crate::placement;
+use crate::{gpu, placement};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -21,6 +21,8 @@ pub struct Status {
     pub uptime: u64,
     /// Who holds memory, and who waits for it.
     pub placement: Arc<placement::Status>,
+    /// What the card and the host do.
+    pub now: Arc<gpu::Sample>,
 }
 
 async fn status(State(app): State<App>) -> Json<Status> {
@@ -30,5 +32,6 @@ async fn status(State(app): State<App>) -> Json<Status> {
         pid: std::process::id(),
         uptime: app.started.elapsed().as_secs(),
         placement,
+        now: app.gpu.latest(),
     })
 }
