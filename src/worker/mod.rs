@@ -1,1 +1,3 @@
-//! Owner: fill this in.
+//! The worker process: one model behind an OpenAI-compatible HTTP face.
+
+pub mod openai;
