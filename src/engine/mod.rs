@@ -1,1 +1,11 @@
-//! Owner: fill this in.
+//! Inference: from the bytes of a model file to tokens. Synchronous; knows nothing of the rest of the crate.
+//!
+//! The map, in the order in which a request passes:
+//!
+//! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
+
+pub mod gguf;
+
+mod error;
+
+pub use error::Error;

@@ -1,0 +1,21 @@
+use super::gguf;
+
+/// Why the engine cannot do what it was asked: each variant is a thing that a caller may treat differently.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is damaged, hostile or unreadable.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    /// The file is sound, but needs what this engine does not have: an architecture, a kind of weights, a tokenizer.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The file contradicts itself: a tensor of a wrong shape, a vocabulary of a wrong size.
+    #[error("the model is inconsistent: {0}")]
+    Inconsistent(String),
+    /// The request is at fault.
+    #[error("{0}")]
+    Request(String),
+    /// A forward pass gave what is no number: damaged weights, or a defect of a kernel.
+    #[error("the model computed {0}, which is no number; its file may be damaged")]
+    NotFinite(f32),
+}

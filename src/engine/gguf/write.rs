@@ -1,0 +1,149 @@
+use super::{Kind, value::Type};
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+const ALIGNMENT: usize = 32;
+
+/// Writes a GGUF file of version 3. Keys and tensors stand in the file in the order of the calls.
+///
+/// The writer believes its caller: two tensors of a name or extents that do not fit their kind make a file that the
+/// reader refuses.
+#[derive(Default)]
+pub struct Writer<'a> {
+    entries: u64,
+    metadata: Vec<u8>,
+    tensors: Vec<(String, Vec<u64>, Kind, Cow<'a, [u8]>)>,
+}
+
+/// What a value in the metadata, or an element of an array there, can be made of.
+pub trait Scalar {
+    /// Its type in the file.
+    const TYPE: Type;
+    /// Appends it as the file has it.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+macro_rules! scalars {
+    ($($type:ty: $of:ident)*) => {$(
+        impl Scalar for $type {
+            const TYPE: Type = Type::$of;
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend(self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+scalars!(u8: U8 i8: I8 u16: U16 i16: I16 u32: U32 i32: I32 u64: U64 i64: I64 f32: F32 f64: F64);
+
+impl Scalar for bool {
+    const TYPE: Type = Type::Bool;
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+}
+
+impl Scalar for &str {
+    const TYPE: Type = Type::String;
+    fn write(&self, out: &mut Vec<u8>) {
+        self.as_bytes().write(out);
+    }
+}
+
+impl Scalar for &[u8] {
+    const TYPE: Type = Type::String;
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend((self.len() as u64).to_le_bytes());
+        out.extend(*self);
+    }
+}
+
+impl Scalar for String {
+    const TYPE: Type = Type::String;
+    fn write(&self, out: &mut Vec<u8>) {
+        self.as_str().write(out);
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// An empty file.
+    pub fn new() -> Writer<'a> {
+        Writer::default()
+    }
+
+    /// Adds a value.
+    pub fn set<T: Scalar>(&mut self, key: &str, value: T) -> &mut Self {
+        self.key(key, T::TYPE);
+        value.write(&mut self.metadata);
+        self
+    }
+
+    /// Adds an array.
+    pub fn array<T: Scalar>(&mut self, key: &str, values: &[T]) -> &mut Self {
+        self.key(key, Type::Array);
+        (T::TYPE as u32).write(&mut self.metadata);
+        (values.len() as u64).write(&mut self.metadata);
+        for value in values {
+            value.write(&mut self.metadata);
+        }
+        self
+    }
+
+    /// Adds a tensor; `dims[0]` is the length of a row.
+    pub fn tensor(&mut self, name: &str, dims: &[u64], kind: Kind, bytes: impl Into<Cow<'a, [u8]>>) -> &mut Self {
+        self.tensors.push((name.to_owned(), dims.to_vec(), kind, bytes.into()));
+        self
+    }
+
+    /// Adds a tensor of F32.
+    pub fn tensor_f32(&mut self, name: &str, dims: &[u64], values: &[f32]) -> &mut Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensor(name, dims, Kind::F32, bytes)
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// When `out` does.
+    pub fn write(&self, mut out: impl Write) -> io::Result<()> {
+        let mut header = b"GGUF".to_vec();
+        3u32.write(&mut header);
+        (self.tensors.len() as u64).write(&mut header);
+        self.entries.write(&mut header);
+        header.extend(&self.metadata);
+        let mut offset = 0u64;
+        for (name, dims, kind, bytes) in &self.tensors {
+            name.write(&mut header);
+            (dims.len() as u32).write(&mut header);
+            dims.iter().for_each(|dim| dim.write(&mut header));
+            kind.id().write(&mut header);
+            offset.write(&mut header);
+            offset += (bytes.len() + padding(bytes.len())) as u64;
+        }
+        header.resize(header.len() + padding(header.len()), 0);
+        out.write_all(&header)?;
+        for (_, _, _, bytes) in &self.tensors {
+            out.write_all(bytes)?;
+            out.write_all(&[0; ALIGNMENT][..padding(bytes.len())])?;
+        }
+        out.flush()
+    }
+
+    /// The file's bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // Writing to a vector does not fail.
+        self.write(&mut bytes).unwrap_or_default();
+        bytes
+    }
+
+    fn key(&mut self, key: &str, of: Type) {
+        self.entries += 1;
+        key.write(&mut self.metadata);
+        (of as u32).write(&mut self.metadata);
+    }
+}
+
+fn padding(len: usize) -> usize {
+    len.next_multiple_of(ALIGNMENT) - len
+}
