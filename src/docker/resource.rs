@@ -1,0 +1,85 @@
+//! Networks and volumes.
+
+use super::spec::unless_gone;
+use super::{Docker, Error, STACK};
+use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
+use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder};
+use std::collections::{BTreeSet, HashMap};
+
+impl Docker {
+    /// The networks of a stack, by name.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn networks(&self, stack: &str) -> Result<BTreeSet<String>, Error> {
+        let options = ListNetworksOptionsBuilder::new().filters(&of_stack(stack)).build();
+        let networks = self.client()?.list_networks(Some(options)).await.map_err(Error::of("list the networks"))?;
+        Ok(networks.into_iter().filter_map(|network| network.name).collect())
+    }
+
+    /// The volumes of a stack, by name.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn volumes(&self, stack: &str) -> Result<BTreeSet<String>, Error> {
+        let options = ListVolumesOptionsBuilder::new().filters(&of_stack(stack)).build();
+        let listed = self.client()?.list_volumes(Some(options)).await.map_err(Error::of("list the volumes"))?;
+        Ok(listed.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect())
+    }
+
+    /// Makes a network without a way out: what is on it reaches the others on it and this machine, nothing else.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn create_network(&self, name: &str, stack: &str) -> Result<(), Error> {
+        let request = NetworkCreateRequest {
+            name: name.into(),
+            driver: Some("bridge".into()),
+            internal: Some(true),
+            labels: Some(labels(stack)),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.client()?.create_network(request).await;
+        made.map(drop).map_err(Error::of(format!("create the network {name}")))
+    }
+
+    /// Makes a volume. One of that name that exists is taken as it is.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn create_volume(&self, name: &str, stack: &str) -> Result<(), Error> {
+        let request = VolumeCreateRequest {
+            name: Some(name.into()),
+            labels: Some(labels(stack)),
+            ..VolumeCreateRequest::default()
+        };
+        let made = self.client()?.create_volume(request).await;
+        made.map(drop).map_err(Error::of(format!("create the volume {name}")))
+    }
+
+    /// Removes a network. One that is gone is fine.
+    ///
+    /// # Errors
+    /// When no engine answers, or something is still on the network.
+    pub async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        unless_gone(self.client()?.remove_network(name).await).map_err(Error::of(format!("remove the network {name}")))
+    }
+
+    /// Removes a volume and the data in it. One that is gone is fine.
+    ///
+    /// # Errors
+    /// When no engine answers, or something still uses the volume.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        let options = RemoveVolumeOptionsBuilder::new().build();
+        unless_gone(self.client()?.remove_volume(name, Some(options)).await)
+            .map_err(Error::of(format!("remove the volume {name}")))
+    }
+}
+
+fn of_stack(stack: &str) -> HashMap<&'static str, Vec<String>> {
+    HashMap::from([("label", vec![format!("{STACK}={stack}")])])
+}
+
+fn labels(stack: &str) -> HashMap<String, String> {
+    HashMap::from([(STACK.into(), stack.into())])
+}
