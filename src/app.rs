@@ -77,11 +77,16 @@ impl App {
         })
     }
 
-    /// Stops every tenant, writes what is not written yet and closes the databases.
-    pub async fn close(&self) {
-        self.closing.cancel();
+    /// Stops every tenant, whoever it answers; returns when they have ended.
+    pub async fn stop_tenants(&self) {
         self.tenants.cancel();
         self.placement.stopped().await;
+    }
+
+    /// Writes what is not written yet and closes the databases. Nothing works afterwards.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.stop_tenants().await;
         self.usage.flush().await;
         self.metrics.close().await;
         self.db.close().await;

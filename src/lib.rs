@@ -2,8 +2,9 @@
 //!
 //! The map, from the top down; a module uses only what stands below it:
 //!
-//! - [`cli`]: one file a subcommand. [`app`] wires concrete parts together and is the only place that names them all.
+//! - [`cli`]: one file a subcommand. [`daemon`]: the life of `serve`.
 //! - [`web`]: the dashboard. [`admin`]: our own JSON API, spoken by the CLI. [`gateway`]: the OpenAI dialect.
+//! - [`app`] wires concrete parts together and is the only place that names them all.
 //! - [`stacks`]: compose files, applied to Docker.
 //! - [`placement`]: who holds the card. Pure decisions in `plan`, effects in `task`.
 //! - [`runtime`]: what can hold it: native workers now, containers later.
@@ -19,6 +20,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod db;
 pub mod docker;
 pub mod egress;

@@ -5,9 +5,11 @@
 
 mod keys;
 mod problem;
+mod session;
 mod status;
 
 pub use problem::Problem;
+pub use session::behind_session;
 pub use status::Status;
 
 use crate::app::App;

@@ -119,6 +119,14 @@ fn url(path: &str) -> String {
     format!("http://localhost{path}")
 }
 
+/// A name as one segment of a path, whatever stands in it.
+pub fn path_segment(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    name.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
 fn io_kind(error: &egress::HttpError) -> Option<std::io::ErrorKind> {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -154,6 +162,14 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let error = client.get::<serde_json::Value>("/admin/v1/status").await.unwrap_err().to_string();
         assert!(error.contains("`sovereign serve`"), "{error}");
+    }
+
+    #[test]
+    fn names_become_segments() {
+        let check = |name: &str, expected: &str| assert_eq!(path_segment(name), expected);
+        check("laptop-1.home", "laptop-1.home");
+        check("a/b c%", "a%2Fb%20c%25");
+        check("ü", "%C3%BC");
     }
 
     #[test]

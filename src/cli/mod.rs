@@ -8,6 +8,7 @@ mod model;
 mod serve;
 mod stack;
 mod status;
+mod table;
 mod worker;
 
 use clap::{Parser, Subcommand};

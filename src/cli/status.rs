@@ -1,13 +1,96 @@
 //! `sovereign status`.
 
 use super::Global;
+use super::client::{Client, block_on};
+use super::table::{Table, span};
+use crate::admin;
+use crate::config::Bytes;
+use crate::gpu::Snapshot;
+use crate::placement::{TenantState, TenantStatus};
+use std::fmt::Write;
 use std::process::ExitCode;
 
+/// Asks the daemon. It fails when none runs, so that scripts can wait for one.
 #[derive(Debug, clap::Args)]
-pub struct Status {}
+pub struct Status {
+    /// Print all that is known, as JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 impl Status {
-    pub fn run(self, _global: &Global) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("owner: fill this in")
+    pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let client = Client::new(global)?;
+        block_on(async {
+            if self.json {
+                let status: serde_json::Value = client.get("/admin/v1/status").await?;
+                println!("{status:#}");
+            } else {
+                let status: admin::Status = client.get("/admin/v1/status").await?;
+                print!("{}", text(&status)?);
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+/// The status for a person.
+fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let now = jiff::Timestamp::now();
+    writeln!(out, "Sovereign {}, process {}, up for {}", status.version, status.pid, span(status.uptime))?;
+    let host = &status.now.host;
+    writeln!(out, "Host      {} of {} in use", Bytes(host.memory_used), Bytes(host.memory_total))?;
+    for card in &status.now.cards {
+        writeln!(out, "Card      {}", card_line(card))?;
+    }
+    let placement = &status.placement;
+    writeln!(out, "Models    {} held of the budget of {}", Bytes(placement.held.ram), placement.budget)?;
+
+    if placement.tenants.is_empty() {
+        writeln!(out, "\nNo model is loaded; the first question loads one.")?;
+    } else {
+        let mut table = Table::new(["MODEL", "QUANT", "RUNTIME", "STATE", "REQUESTS", "PREDICTED", "MEASURED"]);
+        for tenant in &placement.tenants {
+            table.row([
+                tenant.model.clone(),
+                tenant.quant.clone(),
+                tenant.runtime.clone(),
+                state(tenant, now),
+                format!("{} of {}", tenant.leases, tenant.slots),
+                Bytes(tenant.predicted.ram).to_string(),
+                tenant.measured_ram.map_or("-".into(), |bytes| Bytes(bytes).to_string()),
+            ]);
+        }
+        write!(out, "\n{table}")?;
+    }
+    for waiting in &placement.waiting {
+        let since = span(now.duration_since(waiting.since).as_secs().max(0).unsigned_abs());
+        writeln!(out, "{} requests wait for {}, the oldest for {since}", waiting.requests, waiting.model)?;
+    }
+    Ok(out)
+}
+
+fn card_line(card: &Snapshot) -> String {
+    let mut facts = vec![card.name.clone()];
+    if let Some(memory) = &card.memory {
+        facts.push(format!("{} of {} in use", Bytes(memory.used), Bytes(memory.total)));
+    }
+    facts.extend(card.utilisation.map(|percent| format!("{percent:.0}% busy")));
+    facts.extend(card.power_watts.map(|watts| format!("{watts:.0} W")));
+    facts.extend(card.celsius.map(|celsius| format!("{celsius:.0} °C")));
+    facts.extend(card.problem.clone());
+    facts.join(", ")
+}
+
+fn state(tenant: &TenantStatus, now: jiff::Timestamp) -> String {
+    match (tenant.state, tenant.idle_since) {
+        (TenantState::Loading, _) => "loading".into(),
+        (TenantState::Ready, Some(since)) => {
+            format!("idle for {}", span(now.duration_since(since).as_secs().max(0).unsigned_abs()))
+        }
+        (TenantState::Ready, None) => "answering".into(),
+        (TenantState::Draining, _) => "making room".into(),
+        (TenantState::Stopping, _) => "stopping".into(),
     }
 }

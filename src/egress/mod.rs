@@ -10,6 +10,7 @@ pub use address::Address;
 pub use reqwest::{Client, Error as HttpError, RequestBuilder, Response, StatusCode, Url, header};
 
 use reqwest::redirect::Policy;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -76,6 +77,14 @@ fn exit(purpose: Purpose, redirects: Policy) -> Result<reqwest::Client, Error> {
 #[derive(Debug, thiserror::Error)]
 #[error("no HTTPS client can be made: {0}; are the system's CA certificates installed?")]
 pub struct Error(#[from] reqwest::Error);
+
+/// The address by which this machine speaks to its network: where others would reach it, too. Nothing is sent.
+pub fn lan_address() -> Option<IpAddr> {
+    // "Connecting" a datagram socket only chooses a route; the address is one of those that documentation may use.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+}
 
 /// An error with its causes, which is where reqwest keeps what happened.
 pub fn causes(error: &HttpError) -> String {
