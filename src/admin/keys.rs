@@ -1,4 +1,4 @@
-use super::Problem;
+use super::{Body, Problem};
 use crate::app::App;
 use crate::auth::{Key, KeyError};
 use axum::extract::{Path, State};
@@ -33,7 +33,7 @@ async fn list(State(app): State<App>) -> Result<Json<Vec<Key>>, Problem> {
     Ok(Json(app.keys.list().await?))
 }
 
-async fn create(State(app): State<App>, Json(new): Json<NewKey>) -> Result<(StatusCode, Json<Created>), Problem> {
+async fn create(State(app): State<App>, Body(new): Body<NewKey>) -> Result<(StatusCode, Json<Created>), Problem> {
     let (key, secret) = app.keys.create(&new.name).await?;
     Ok((StatusCode::CREATED, Json(Created { key, secret })))
 }

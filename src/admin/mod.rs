@@ -8,14 +8,21 @@ mod problem;
 mod session;
 mod status;
 
-pub use problem::Problem;
+pub use keys::{Created, NewKey};
+pub use problem::{Body, Problem};
 pub use session::behind_session;
 pub use status::Status;
 
 use crate::app::App;
 use axum::Router;
+use axum::http::{Method, Uri};
+use axum::routing::any;
 
 /// Every noun's routes.
 pub fn router() -> Router<App> {
-    Router::new().merge(keys::router()).merge(status::router())
+    Router::new().merge(keys::router()).merge(status::router()).route("/admin/v1/{*rest}", any(no_route))
+}
+
+async fn no_route(method: Method, uri: Uri) -> Problem {
+    Problem::not_found(format!("there is no {method} {}", uri.path()))
 }

@@ -1,3 +1,5 @@
+use axum::extract::FromRequest;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -64,3 +66,14 @@ impl From<sqlx::Error> for Problem {
         Self::internal(format!("the database failed: {error}"))
     }
 }
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A request's JSON body; one that is not understood is a [`Problem`].
+#[derive(Debug, FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub struct Body<T>(pub T);

@@ -9,6 +9,8 @@ pub mod usage;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Executor, SqlitePool};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +43,13 @@ impl Db {
 
     async fn open(path: &Path, synchronous: SqliteSynchronous, migrations: &Migrator) -> Result<Db, Error> {
         let failed = |source| Error::Open { path: path.display().to_string(), source };
+        // Only its owner reads it, even where the folder is open to others; SQLite gives its other files the same mode.
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(sqlx::Error::Io(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)

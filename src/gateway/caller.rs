@@ -1,8 +1,9 @@
 //! Who asks.
 
-use super::Error;
+use super::error::{forbidden, unauthorized};
 use crate::app::App;
 use crate::auth::{CSRF_HEADER, KEY_PREFIX};
+use crate::worker::openai::Error;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -47,19 +48,19 @@ impl FromRequestParts<App> for Caller {
             let key = app.keys.verify(secret).await.map_err(|error| Error::internal(error.to_string()))?;
             return match key {
                 Some(key) => Ok(Self::Key(key.id)),
-                None => Err(Error::unauthorized("this API key is unknown or was revoked")),
+                None => Err(unauthorized("this API key is unknown or was revoked")),
             };
         }
         if let Some(session) = app.sessions.check(&parts.headers).await {
             return match session.allows(&parts.method, &parts.headers) {
                 true => Ok(Self::Dashboard),
-                false => Err(Error::forbidden(format!("the header {CSRF_HEADER} is missing or wrong"))),
+                false => Err(forbidden(format!("the header {CSRF_HEADER} is missing or wrong"))),
             };
         }
         if app.config.gateway.anonymous_loopback && is_loopback(parts) {
             return Ok(Self::Loopback);
         }
-        Err(Error::unauthorized(
+        Err(unauthorized(
             "an API key is needed: `Authorization: Bearer sk-sov-...`; make one on the dashboard or by \
              `sovereign key create NAME`",
         ))

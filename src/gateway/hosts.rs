@@ -4,7 +4,7 @@
 //! that is not ours is refused. And any page may send requests here: so a request that says which page it comes from
 //! (`Origin`) is refused unless that page is ours or one that the owner named.
 
-use super::Error;
+use super::error::forbidden;
 use crate::config::Config;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
@@ -78,9 +78,13 @@ impl Hosts {
 enum Refused {
     #[error("the request does not say which host it means")]
     NoHost,
-    #[error("{0:?} is not a name of this appliance; use its address, or add the name to server.hosts in the configuration")]
+    #[error(
+        "{0:?} is not a name of this appliance; use its address, or add the name to server.hosts in the configuration"
+    )]
     Host(String),
-    #[error("pages of {0:?} may not ask this appliance; to let them, add their host to server.hosts in the configuration")]
+    #[error(
+        "pages of {0:?} may not ask this appliance; to let them, add their host to server.hosts in the configuration"
+    )]
     Origin(String),
 }
 
@@ -91,7 +95,7 @@ pub async fn check_hosts(State(hosts): State<Arc<Hosts>>, request: Request, next
     let origin = text(request.headers(), header::ORIGIN);
     match hosts.check(host.as_deref(), origin.as_deref()) {
         Ok(()) => next.run(request).await,
-        Err(refused) if super::is_api(request.uri().path()) => Error::forbidden(refused.to_string()).into_response(),
+        Err(refused) if super::is_api(request.uri().path()) => forbidden(refused.to_string()).into_response(),
         Err(refused) => (StatusCode::FORBIDDEN, format!("{refused}\n")).into_response(),
     }
 }

@@ -1,1 +1,57 @@
-//! The OpenAI dialect: authenticates, finds the model, takes a lease, and proxies bytes.
+//! OpenAI's dialect: who asks, under which name, for which model; then bytes are passed to a runtime and back.
+//!
+//! Of a request only `model` is read, and of an answer only its usage: what either side knows and we do not passes
+//! through.
+
+mod caller;
+mod error;
+mod hosts;
+
+pub use caller::{Caller, Trusted};
+pub use hosts::{Hosts, check_hosts};
+
+use crate::app::App;
+use crate::worker::openai::Error;
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+
+/// Everything below `/v1`.
+pub fn router() -> Router<App> {
+    let routes =
+        Router::new().route("/embeddings", post(embeddings)).fallback(no_route).method_not_allowed_fallback(no_method);
+    Router::new().nest("/v1", routes)
+}
+
+async fn embeddings(_: Caller) -> Error {
+    let message = "no embedding model can be served yet: the engine has no encoder; chat and completions are served";
+    Error::new(StatusCode::NOT_IMPLEMENTED, message).code("not_implemented")
+}
+
+async fn no_route(method: Method, uri: Uri) -> Error {
+    Error::new(StatusCode::NOT_FOUND, format!("there is no {method} /v1{}", uri.path())).code("unknown_url")
+}
+
+async fn no_method(method: Method, uri: Uri) -> Error {
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("/v1{} does not know {method}", uri.path()))
+        .code("method_not_supported")
+}
+
+/// Whether a path belongs to programs that expect errors in OpenAI's shape.
+fn is_api(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
+/// Answers programs that look whether somebody is there as Ollama does, since that is the answer which they look for.
+/// Browsers, which say that they want HTML, get the dashboard.
+pub async fn greet(request: Request, next: Next) -> Response {
+    let accepted = request.headers().get_all(header::ACCEPT).iter();
+    let wants_html = accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"));
+    if request.uri().path() == "/" && request.method().is_safe() && !wants_html {
+        return "Ollama is running".into_response();
+    }
+    next.run(request).await
+}

@@ -73,7 +73,7 @@ def test_programs_get_plain_answers(new_daemon):
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    assert ask("/") == (200, "Sovereign is running")
+    assert ask("/") == (200, "Ollama is running")
     assert ask("/models/live", Accept="text/event-stream")[0] == 401
     assert ask("/nothing")[0] == 404
     status, body = ask("/nothing", Accept="text/html")

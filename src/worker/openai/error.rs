@@ -70,8 +70,15 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        } else if self.status.is_server_error() {
+            // OpenAI's SDKs ask again by themselves after any of these; the answer would be the same.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -89,5 +96,10 @@ mod tests {
         assert_eq!(error.body().to_string(), body);
         let response = Error::busy("full", 3).into_response();
         assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &HeaderValue::from(3)));
+        let response = Error::internal("broken").into_response();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["x-should-retry"]),
+            (500, &HeaderValue::from_static("false"))
+        );
     }
 }
