@@ -4,6 +4,7 @@ use crate::auth::{Keys, Sessions};
 use crate::config::Config;
 use crate::db::Db;
 use crate::db::usage::Usage;
+use crate::docker::Docker;
 use crate::gpu;
 use crate::placement::{self, Limits, Placement};
 use crate::runtime::Runtime;
@@ -30,6 +31,8 @@ pub struct App {
     pub usage: Usage,
     /// Who holds the card and the host's memory.
     pub placement: Placement,
+    /// The Docker engine, there or not.
+    pub docker: Docker,
     /// What the card and the host do.
     pub gpu: gpu::Monitor,
     /// When the daemon started.
@@ -67,6 +70,7 @@ impl App {
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
             placement,
+            docker: Docker::start(&config.docker, tenants.clone()),
             gpu: gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?,
             started: Instant::now(),
             closing: CancellationToken::new(),

@@ -1,6 +1,8 @@
 //! Live parts of pages over server-sent events. A page is told only what changed since it was last told; htmx closes the
 //! stream while its tab is hidden, and gets everything at once when it is back.
 
+use crate::app::App;
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
@@ -38,11 +40,27 @@ impl Push {
     }
 }
 
-/// Streams what `look` sees, each name only when its data changed, until the browser leaves or the daemon closes.
-pub fn stream<F, Fut>(closing: CancellationToken, look: F) -> Response
+/// Streams what `look` sees to the owner, whom `headers` prove. It ends when the session does.
+pub fn to_owner<F, Fut>(app: App, headers: HeaderMap, look: F) -> Response
+where
+    F: Fn(App) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Vec<Push>> + Send,
+{
+    stream(app.closing.clone(), move || {
+        let (app, headers, look) = (app.clone(), headers.clone(), look.clone());
+        async move {
+            app.sessions.check(&headers).await?;
+            Some(look(app).await)
+        }
+    })
+}
+
+/// Streams what `look` sees, each name only when its data changed, until the browser leaves, the daemon closes or there
+/// is nothing to see any more.
+fn stream<F, Fut>(closing: CancellationToken, look: F) -> Response
 where
     F: FnMut() -> Fut + Send + 'static,
-    Fut: Future<Output = Vec<Push>> + Send,
+    Fut: Future<Output = Option<Vec<Push>>> + Send,
 {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,7 +72,7 @@ where
                 () = closing.cancelled() => return None,
                 _ = ticks.tick() => {}
             }
-            let fresh = changed(&mut told, look().await);
+            let fresh = changed(&mut told, look().await?);
             Some((stream::iter(fresh), (ticks, look, told)))
         }
     });
@@ -91,7 +109,7 @@ mod tests {
     #[tokio::test]
     async fn the_stream_ends_with_the_daemon() {
         let closing = CancellationToken::new();
-        let response = stream(closing.clone(), || async { vec![Push::content("hello\r\nworld".into())] });
+        let response = stream(closing.clone(), || async { Some(vec![Push::content("hello\r\nworld".into())]) });
         let mut body = response.into_body().into_data_stream();
         let first = body.next().await.expect("an event").expect("bytes");
         assert_eq!(first, "data: hello\ndata: world\n\n");

@@ -1,0 +1,250 @@
+//! What the card and the machine do, as the pages show it: bars, figures and the series of the chart.
+
+use super::words;
+use crate::gpu::{Host, Memory, Point, Process, Sample, Snapshot, Throttle};
+use crate::placement::Status;
+use askama::Template;
+
+/// Width of a bar in the units of its view box.
+const BAR: u64 = 1000;
+/// Processes that get a colour of their own in a card's bar; the rest shares one.
+const NAMED: usize = 3;
+
+/// How much of a memory is in use, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, Template)]
+#[template(path = "memory.html")]
+pub struct Bar {
+    used: String,
+    total: String,
+    free: String,
+    parts: Vec<Part>,
+}
+
+/// A piece of a bar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    class: &'static str,
+    label: String,
+    size: String,
+    start: u64,
+    width: u64,
+}
+
+impl Bar {
+    /// A bar of `memory`, of which `parts` are known by name. What they leave of `used` is `rest`'s.
+    fn new(memory: Memory, parts: Vec<(String, u64)>, rest: &str) -> Self {
+        const CLASSES: [&str; NAMED] = ["s1", "s2", "s3"];
+        let named: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+        let pieces = CLASSES.into_iter().zip(parts).map(|(class, (label, bytes))| (class, label, bytes)).chain([(
+            "other",
+            rest.to_owned(),
+            memory.used.saturating_sub(named),
+        )]);
+        let scale = |bytes: u64| {
+            let share = u128::from(bytes) * u128::from(BAR) / u128::from(memory.total.max(1));
+            share.min(u128::from(BAR)) as u64
+        };
+        let mut at = 0_u64;
+        let mut drawn = Vec::new();
+        for (class, label, bytes) in pieces.filter(|(_, _, bytes)| *bytes > 0) {
+            let start = scale(at);
+            at = at.saturating_add(bytes);
+            drawn.push(Part { class, label, size: words::size(bytes), start, width: scale(at) - start });
+        }
+        Self {
+            used: words::size(memory.used),
+            total: words::size(memory.total),
+            free: words::size(memory.free),
+            parts: drawn,
+        }
+    }
+}
+
+/// One number, large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    pub label: &'static str,
+    pub value: String,
+    pub unit: String,
+}
+
+impl Figure {
+    fn new(label: &'static str, value: Option<f32>, unit: &str) -> Option<Self> {
+        let value = format!("{:.0}", value?);
+        Some(Self { label, value, unit: unit.into() })
+    }
+}
+
+/// A card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    pub name: String,
+    /// What it does, in a word.
+    pub note: String,
+    /// Why figures are missing.
+    pub problem: Option<String>,
+    pub memory: Option<Bar>,
+    pub figures: Vec<Figure>,
+}
+
+impl Card {
+    /// What is shown of `card`. What it does not report is not shown.
+    pub fn of(card: &Snapshot) -> Self {
+        let processes = card.processes.iter().take(NAMED);
+        let parts = processes.filter_map(|process| Some((process_name(process), process.bytes?))).collect();
+        let power = match card.power_limit_watts {
+            Some(limit) => format!(" of {limit:.0} W"),
+            None => " W".into(),
+        };
+        let figures = [
+            Figure::new("In use", card.utilisation, " %"),
+            Figure::new("Temperature", card.celsius, " °C"),
+            Figure::new("Power", card.power_watts, &power),
+            Figure::new("Fan", card.fan_percent, " %"),
+            Figure::new("Clock", card.clock_mhz.map(|clock| clock as f32), " MHz"),
+        ];
+        Self {
+            name: card.name.clone(),
+            note: note(card),
+            problem: card.problem.clone(),
+            memory: card.memory.map(|memory| Bar::new(memory, parts, "Others")),
+            figures: figures.into_iter().flatten().collect(),
+        }
+    }
+}
+
+fn note(card: &Snapshot) -> String {
+    let slow = |reason: &Throttle| match reason {
+        Throttle::Power => "at its power limit",
+        Throttle::Heat => "slowed down by heat",
+        Throttle::PowerBrake => "slowed down by its power supply",
+        Throttle::Hardware => "slowed down by itself",
+    };
+    match (card.throttle.as_deref().unwrap_or_default(), card.utilisation) {
+        ([], Some(busy)) if busy >= 1.0 => "at work".into(),
+        ([], Some(_)) => "idle".into(),
+        ([], None) => String::new(),
+        (reasons, _) => reasons.iter().map(slow).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What a process is called.
+pub fn process_name(process: &Process) -> String {
+    process.name.clone().unwrap_or_else(|| format!("process {}", process.pid))
+}
+
+/// The machine around the cards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    pub note: String,
+    pub memory: Option<Bar>,
+    pub figures: Vec<Figure>,
+}
+
+impl Machine {
+    /// What is shown of `host`, whose memory the tenants of `placement` hold in part.
+    pub fn of(host: &Host, placement: &Status, uptime: u64) -> Self {
+        let memory = Memory {
+            total: host.memory_total,
+            used: host.memory_used,
+            free: host.memory_total.saturating_sub(host.memory_used),
+        };
+        // What tenants were seen to occupy includes pages of model files, which the kernel does not count as used.
+        let models: u64 = placement.tenants.iter().filter_map(|tenant| tenant.measured_ram).sum();
+        let parts = vec![("Models".to_owned(), models.min(memory.used))];
+        Self {
+            note: words::count(host.cpus, "processor"),
+            memory: (memory.total > 0).then(|| Bar::new(memory, parts, "Everything else")),
+            figures: [
+                Figure::new("Processor", host.cpu_percent, " %"),
+                Some(Figure { label: "Sovereign runs for", value: words::span(uptime), unit: String::new() }),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        }
+    }
+}
+
+/// What the chart's lines are called, in the order of [`values`].
+pub fn labels(sample: &Sample) -> Vec<String> {
+    let mut labels = Vec::new();
+    for (at, _) in sample.cards.iter().enumerate() {
+        let card = if sample.cards.len() == 1 { "Card".into() } else { format!("Card {}", at + 1) };
+        labels.extend([card.clone(), format!("{card} memory")]);
+    }
+    labels.extend(["Processor".into(), "Memory".into()]);
+    labels
+}
+
+/// One second of the chart's lines, in percent.
+pub fn values(point: &Point) -> Vec<Option<f32>> {
+    let mut values: Vec<Option<f32>> = point.cards.iter().flat_map(|card| [card.utilisation, card.memory]).collect();
+    values.extend([point.cpu, point.memory]);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn process(pid: u32, name: Option<&str>, bytes: u64) -> Process {
+        Process { pid, name: name.map(Into::into), bytes: Some(bytes) }
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_what_is_used() {
+        let memory = Memory { total: 8 * GIB, used: 6 * GIB, free: 2 * GIB };
+        let bar = Bar::new(memory, vec![("a".into(), 4 * GIB), ("b".into(), GIB)], "Others");
+        let parts: Vec<_> = bar.parts.iter().map(|part| (part.class, part.start, part.width)).collect();
+        assert_eq!(parts, [("s1", 0, 500), ("s2", 500, 125), ("other", 625, 125)]);
+        assert_eq!((bar.used.as_str(), bar.free.as_str()), ("6.0 GiB", "2.0 GiB"));
+        // Processes may have grown since the memory was read.
+        let bar = Bar::new(Memory { total: GIB, used: GIB / 2, free: GIB / 2 }, vec![("a".into(), 9 * GIB)], "Others");
+        assert_eq!((bar.parts.len(), bar.parts[0].width), (1, BAR));
+        assert_eq!(Bar::new(Memory::default(), Vec::new(), "Others").parts, []);
+    }
+
+    #[test]
+    fn what_a_card_does_not_report_is_not_shown() {
+        let card = Card::of(&Snapshot { name: "A".into(), celsius: Some(41.6), ..Snapshot::default() });
+        let figures: Vec<_> = card.figures.iter().map(|figure| (figure.label, figure.value.as_str())).collect();
+        assert_eq!((figures, card.memory, card.note.as_str()), (vec![("Temperature", "42")], None, ""));
+    }
+
+    #[test]
+    fn a_card_tells_what_it_does() {
+        let check = |throttle: Option<Vec<Throttle>>, utilisation: Option<f32>, expected: &str| {
+            assert_eq!(note(&Snapshot { throttle, utilisation, ..Snapshot::default() }), expected);
+        };
+        check(None, None, "");
+        check(None, Some(0.0), "idle");
+        check(Some(vec![]), Some(40.0), "at work");
+        check(Some(vec![Throttle::Power, Throttle::Heat]), Some(99.0), "at its power limit, slowed down by heat");
+    }
+
+    #[test]
+    fn the_largest_processes_have_colours() {
+        let processes = vec![
+            process(1, Some("vllm"), 3 * GIB),
+            process(2, None, GIB),
+            process(3, Some("Xorg"), GIB / 2),
+            process(4, Some("x"), GIB / 4),
+        ];
+        let memory = Some(Memory { total: 8 * GIB, used: 5 * GIB, free: 3 * GIB });
+        let bar = Card::of(&Snapshot { processes, memory, ..Snapshot::default() }).memory.expect("a bar");
+        let labels: Vec<_> = bar.parts.iter().map(|part| (part.label.as_str(), part.size.as_str())).collect();
+        assert_eq!(labels, [("vllm", "3.0 GiB"), ("process 2", "1.0 GiB"), ("Xorg", "512 MiB"), ("Others", "512 MiB")]);
+    }
+
+    #[test]
+    fn the_chart_has_a_line_for_each_label() {
+        let card = Snapshot { utilisation: Some(5.0), ..Snapshot::default() };
+        for cards in [vec![], vec![card.clone()], vec![card.clone(), card]] {
+            let sample = Sample { cards, ..Sample::default() };
+            assert_eq!(labels(&sample).len(), values(&Point::of(&sample)).len());
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Home: what the card and the machine do, what is in memory, which containers run. Live.
+
+use super::{Shell, Tab, fragment, html};
+use crate::app::App;
+use crate::docker::{self, Container};
+use crate::gpu::{Point, Sample};
+use crate::placement::{Status, TenantState, TenantStatus, Waiting};
+use crate::runtime::Claim;
+use crate::web::containers;
+use crate::web::error::{Error, wants_html};
+use crate::web::figures::{self, Card, Machine};
+use crate::web::live::{self, Push};
+use crate::web::session::Owner;
+use crate::web::words;
+use askama::Template;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+/// How long a load that failed is news.
+const LATELY: SignedDuration = SignedDuration::from_mins(15);
+
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/", get(page)).route("/live", get(stream)).route("/live/history", get(history))
+}
+
+#[derive(Template)]
+#[template(path = "home.html")]
+struct Page {
+    shell: Shell,
+    live: String,
+}
+
+/// What changes by itself.
+#[derive(Debug, Template)]
+#[template(path = "home_live.html")]
+struct Live<'a> {
+    csrf: &'a str,
+    summary: Summary,
+    cards: Vec<Card>,
+    machine: Machine,
+    budget: String,
+    tenants: Vec<Tenant>,
+    notes: Vec<String>,
+    problems: Vec<String>,
+    processes: Vec<Process>,
+    docker: String,
+    containers: Vec<containers::Row>,
+}
+
+/// The first line of the page.
+#[derive(Debug, PartialEq, Eq)]
+struct Summary {
+    title: String,
+    detail: String,
+}
+
+/// A model in memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Tenant {
+    model: String,
+    runtime: String,
+    class: &'static str,
+    state: &'static str,
+    predicted: String,
+    measured: String,
+    requests: String,
+}
+
+/// Something on a card.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    name: String,
+    pid: u32,
+    memory: String,
+}
+
+/// What the page is made of.
+struct Now<'a> {
+    sample: &'a Sample,
+    placement: &'a Status,
+    docker: &'a docker::State,
+    containers: &'a [Container],
+    uptime: u64,
+    at: Timestamp,
+}
+
+impl<'a> Live<'a> {
+    fn of(now: &Now<'_>, csrf: &'a str) -> Self {
+        let Now { sample, placement, .. } = now;
+        let processes = sample.cards.iter().flat_map(|card| &card.processes);
+        Self {
+            csrf,
+            summary: Summary::of(sample, placement),
+            cards: sample.cards.iter().map(Card::of).collect(),
+            machine: Machine::of(&sample.host, placement, now.uptime),
+            budget: format!("{} of {} held", claim(&placement.held), claim(&placement.budget)),
+            tenants: placement.tenants.iter().map(Tenant::of).collect(),
+            notes: placement.waiting.iter().map(waiting).collect(),
+            problems: problems(placement, now.at),
+            processes: processes
+                .map(|process| Process {
+                    name: figures::process_name(process),
+                    pid: process.pid,
+                    memory: process.bytes.map_or("–".into(), words::size),
+                })
+                .collect(),
+            docker: match now.docker {
+                docker::State::Present(engine) => format!("Docker {}", engine.version),
+                docker::State::Absent { .. } => "Docker is not reachable".into(),
+            },
+            containers: now.containers.iter().map(containers::Row::of).collect(),
+        }
+    }
+}
+
+impl Summary {
+    fn of(sample: &Sample, placement: &Status) -> Self {
+        let in_state = |state| placement.tenants.iter().find(move |tenant| tenant.state == state);
+        let answering = placement.tenants.iter().find(|tenant| tenant.leases > 0);
+        let title = match (sample.cards.iter().find(|card| card.problem.is_some()), answering) {
+            (Some(card), _) => format!("{} needs a look", card.name),
+            (None, Some(tenant)) => format!("{} is answering", tenant.model),
+            (None, None) => match (in_state(TenantState::Loading), in_state(TenantState::Ready)) {
+                (Some(tenant), _) => format!("Loading {}", tenant.model),
+                (None, Some(tenant)) => format!("{} is ready", tenant.model),
+                (None, None) => "All quiet".into(),
+            },
+        };
+        let detail = match &sample.cards[..] {
+            [] => "No NVIDIA card found: models run on the processor. Nothing leaves the house.".into(),
+            [card] => format!("{}, and nothing leaves the house.", card.name),
+            cards => format!("{}, and nothing leaves the house.", words::count(cards.len(), "card")),
+        };
+        Self { title, detail }
+    }
+}
+
+impl Tenant {
+    fn of(tenant: &TenantStatus) -> Self {
+        let (class, state) = match tenant.state {
+            TenantState::Loading => ("busy", "Loading"),
+            TenantState::Ready if tenant.leases > 0 => ("busy", "Answering"),
+            TenantState::Ready => ("good", "Idle"),
+            TenantState::Draining => ("busy", "Finishing"),
+            TenantState::Stopping => ("busy", "Unloading"),
+        };
+        Self {
+            model: tenant.model.clone(),
+            runtime: format!("{} · {}", tenant.runtime, tenant.quant),
+            class,
+            state,
+            predicted: claim(&tenant.predicted),
+            measured: tenant.measured_ram.map_or("–".into(), words::size),
+            requests: format!("{} of {}", tenant.leases, tenant.slots),
+        }
+    }
+}
+
+/// Bytes of a claim, for a narrow column.
+fn claim(claim: &Claim) -> String {
+    let on_cards: u64 = claim.vram.values().sum();
+    match (on_cards, claim.ram) {
+        (0, ram) => words::size(ram),
+        (vram, 0) => words::size(vram),
+        (vram, ram) => format!("{} + {}", words::size(vram), words::size(ram)),
+    }
+}
+
+fn waiting(waiting: &Waiting) -> String {
+    format!("{} for {} waiting", words::count(waiting.requests, "request"), waiting.model)
+}
+
+/// Loads that failed lately, and were not followed by one that did not.
+fn problems(placement: &Status, now: Timestamp) -> Vec<String> {
+    let mut seen = Vec::new();
+    let mut problems = Vec::new();
+    for swap in placement.swaps.iter().filter(|swap| now.duration_since(swap.at) < LATELY) {
+        if seen.contains(&&swap.model) {
+            continue;
+        }
+        seen.push(&swap.model);
+        problems.extend(swap.problem.as_ref().map(|problem| format!("{} did not start: {problem}", swap.model)));
+    }
+    problems
+}
+
+/// The chart's data: `at` in unix seconds, and as many values for each label.
+#[derive(Debug, PartialEq, Serialize)]
+struct Chart {
+    labels: Vec<String>,
+    at: Vec<i64>,
+    values: Vec<Vec<Option<f32>>>,
+}
+
+impl Chart {
+    fn of(labels: Vec<String>, points: impl Iterator<Item = Point>) -> Self {
+        let mut values = vec![Vec::new(); labels.len()];
+        let mut at = Vec::new();
+        for point in points {
+            at.push(point.at);
+            for (column, value) in values.iter_mut().zip(figures::values(&point)) {
+                column.push(value);
+            }
+        }
+        Self { labels, at, values }
+    }
+}
+
+/// One more second of it.
+#[derive(Debug, Serialize)]
+struct Second {
+    at: i64,
+    values: Vec<Option<f32>>,
+}
+
+async fn page(State(app): State<App>, headers: HeaderMap, owner: Result<Owner, Error>) -> Result<Response, Error> {
+    // What a program finds here is for it to know that it found the right place.
+    if !wants_html(&headers) {
+        return Ok("Sovereign is running".into_response());
+    }
+    let csrf = owner?.session.csrf;
+    let live = live(&app, &csrf);
+    Ok(html(&Page { shell: Shell { csrf, tab: Tab::Home }, live }))
+}
+
+async fn stream(State(app): State<App>, owner: Owner, headers: HeaderMap) -> Response {
+    live::to_owner(app, headers, move |app| {
+        let csrf = owner.session.csrf.clone();
+        async move {
+            let sample = app.gpu.latest();
+            let second = Second { at: sample.at, values: figures::values(&Point::of(&sample)) };
+            let mut pushes = vec![Push::content(live(&app, &csrf))];
+            pushes.extend(serde_json::to_string(&second).ok().map(|data| Push { event: Some("sample"), data }));
+            pushes
+        }
+    })
+}
+
+async fn history(State(app): State<App>, _: Owner) -> Json<Chart> {
+    let sample = app.gpu.latest();
+    let uuids: Vec<&str> = sample.cards.iter().map(|card| card.uuid.as_str()).collect();
+    Json(app.gpu.history(|history| Chart::of(figures::labels(&sample), history.points(&uuids))))
+}
+
+fn live(app: &App, csrf: &str) -> String {
+    let now = Now {
+        sample: &app.gpu.latest(),
+        placement: &app.placement.status().borrow().clone(),
+        docker: &app.docker.state().borrow().clone(),
+        containers: &app.docker.containers().borrow().clone(),
+        uptime: app.started.elapsed().as_secs(),
+        at: Timestamp::now(),
+    };
+    fragment(&Live::of(&now, csrf))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Snapshot;
+    use crate::placement::Swap;
+
+    fn tenant(state: TenantState, leases: usize) -> TenantStatus {
+        TenantStatus {
+            model: "gemma".into(),
+            runtime: "native".into(),
+            quant: "Q4_K_M".into(),
+            state,
+            predicted: Claim { ram: 3 << 29, ..Claim::default() },
+            granted: Claim::default(),
+            measured_ram: None,
+            who: None,
+            leases,
+            slots: 2,
+            started: Timestamp::UNIX_EPOCH,
+            idle_since: None,
+        }
+    }
+
+    #[test]
+    fn the_first_line_says_what_matters_most() {
+        let check = |cards: Vec<Snapshot>, tenants: Vec<TenantStatus>, title: &str| {
+            let sample = Sample { cards, ..Sample::default() };
+            let status = Status { tenants, ..Status::default() };
+            assert_eq!(Summary::of(&sample, &status).title, title);
+        };
+        let lost = Snapshot { name: "RTX".into(), problem: Some("gone".into()), ..Snapshot::default() };
+        check(vec![], vec![], "All quiet");
+        check(vec![], vec![tenant(TenantState::Ready, 0)], "gemma is ready");
+        check(vec![], vec![tenant(TenantState::Ready, 0), tenant(TenantState::Loading, 0)], "Loading gemma");
+        check(vec![], vec![tenant(TenantState::Ready, 1)], "gemma is answering");
+        check(vec![lost], vec![tenant(TenantState::Ready, 1)], "RTX needs a look");
+    }
+
+    #[test]
+    fn a_model_in_memory() {
+        let row = Tenant::of(&tenant(TenantState::Ready, 0));
+        assert_eq!((row.state, row.predicted.as_str(), row.measured.as_str()), ("Idle", "1.5 GiB", "–"));
+        assert_eq!(Tenant::of(&tenant(TenantState::Ready, 2)).requests, "2 of 2");
+    }
+
+    #[test]
+    fn a_failed_load_is_news_until_one_succeeds() {
+        let swap = |seconds: i64, problem: Option<&str>| Swap {
+            at: Timestamp::from_second(seconds).unwrap(),
+            model: "gemma".into(),
+            took_ms: 1,
+            problem: problem.map(Into::into),
+        };
+        let check = |swaps: Vec<Swap>, now: i64, expected: &[&str]| {
+            let status = Status { swaps, ..Status::default() };
+            assert_eq!(problems(&status, Timestamp::from_second(now).unwrap()), expected);
+        };
+        check(vec![swap(10, Some("no memory"))], 20, &["gemma did not start: no memory"]);
+        check(vec![swap(10, Some("no memory"))], 2000, &[]);
+        check(vec![swap(11, None), swap(10, Some("no memory"))], 20, &[]);
+        check(vec![swap(11, Some("b")), swap(10, Some("a"))], 20, &["gemma did not start: b"]);
+    }
+
+    #[test]
+    fn the_page_without_anything_says_so() {
+        let now = Now {
+            sample: &Sample::default(),
+            placement: &Status::default(),
+            docker: &docker::State::Absent { reason: "no socket".into() },
+            containers: &[],
+            uptime: 5,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let html = fragment(&Live::of(&now, "token"));
+        for expected in ["No NVIDIA card found", "No model is loaded", "Docker is not reachable", "There are none."] {
+            assert!(html.contains(expected), "{expected} in {html}");
+        }
+    }
+}
