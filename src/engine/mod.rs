@@ -5,6 +5,7 @@
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
 
 pub mod gguf;
+pub mod tokenizer;
 
 mod error;
 
