@@ -6,6 +6,7 @@ use crate::db::Db;
 use crate::db::usage::Usage;
 use crate::docker::Docker;
 use crate::gpu;
+use crate::models::Models;
 use crate::placement::{self, Limits, Placement};
 use crate::runtime::Runtime;
 use anyhow::Context;
@@ -29,6 +30,8 @@ pub struct App {
     pub sessions: Sessions,
     /// The writer of what was answered.
     pub usage: Usage,
+    /// What can be served, and the pulls.
+    pub models: Models,
     /// Who holds the card and the host's memory.
     pub placement: Placement,
     /// The Docker engine, there or not.
@@ -69,6 +72,7 @@ impl App {
             keys: Keys::open(db.clone()),
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
+            models: Models::open(&config, db.clone()).await.context("cannot read the list of models")?,
             placement,
             docker: Docker::start(&config.docker, tenants.clone()),
             gpu: gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?,
@@ -90,6 +94,7 @@ impl App {
     /// Writes what is not written yet and closes the databases. Nothing works afterwards.
     pub async fn close(&self) {
         self.closing.cancel();
+        self.models.close().await;
         self.stop_tenants().await;
         self.usage.flush().await;
         self.metrics.close().await;

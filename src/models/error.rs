@@ -5,16 +5,24 @@ use std::path::{Path, PathBuf};
 
 /// No model has that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no model {name:?}{}", did_you_mean(nearest))]
+#[error("there is no model {name:?}{}", self.advice())]
 pub struct NotFound {
     /// What was asked for.
     pub name: String,
     /// Up to three names that may have been meant.
     pub nearest: Vec<String>,
+    /// Why not, where that is known: it is not pulled yet, or its file is missing.
+    pub reason: Option<String>,
 }
 
-fn did_you_mean(nearest: &[String]) -> String {
-    if nearest.is_empty() { String::new() } else { format!("; did you mean {}?", nearest.join(", ")) }
+impl NotFound {
+    fn advice(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!(": {reason}"),
+            None if self.nearest.is_empty() => String::new(),
+            None => format!("; did you mean {}?", self.nearest.join(", ")),
+        }
+    }
 }
 
 /// Why a model could not be pulled, kept or removed.
@@ -103,7 +111,7 @@ pub enum Error {
         reasons: Vec<String>,
     },
     /// The connection failed or broke.
-    #[error("{from}: {}", chain(source))]
+    #[error("{from}: {}", egress::causes(source))]
     Http {
         /// Who was asked.
         from: String,
@@ -194,15 +202,4 @@ impl Error {
                 | Self::Egress(_)
         )
     }
-}
-
-/// An error with its causes, which is where reqwest keeps what happened.
-fn chain(error: &HttpError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

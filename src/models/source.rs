@@ -59,6 +59,7 @@ impl Source {
             None => Err(Error::NotFound(NotFound {
                 name: text.into(),
                 nearest: name::nearest(text, catalogue.iter().map(|entry| entry.name.as_str())),
+                reason: None,
             })),
         }
     }
@@ -68,11 +69,7 @@ impl Source {
         match self {
             Self::Catalogue(entry) => entry.name.clone(),
             Self::Hub(hub) => hub.label(),
-            Self::Web(url) => match url.query() {
-                None => bare(url),
-                // A query may be a signature. Its digest tells two of them apart without telling them.
-                Some(query) => format!("{}?{}", bare(url), &super::hex(&Sha256::digest(query))[..8]),
-            },
+            Self::Web(url) => web_label(url),
             Self::File(path) => path.display().to_string(),
         }
     }
@@ -85,8 +82,17 @@ impl HubFile {
     }
 }
 
+/// What an address is called.
+pub(super) fn web_label(url: &Url) -> String {
+    match url.query() {
+        None => bare(url),
+        // A query may be a signature. Its digest tells two of them apart without telling them.
+        Some(query) => format!("{}?{}", bare(url), &super::hex(&Sha256::digest(query))[..8]),
+    }
+}
+
 /// `url` without what may be a secret in it.
-pub(super) fn bare(url: &Url) -> String {
+fn bare(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);

@@ -1,0 +1,274 @@
+//! The models that are installed: rows in the database, each with the header of its file.
+
+use super::catalogue::CatalogueEntry;
+use super::download::Pins;
+use super::{Error, ModelSpec, NotFound, header, name};
+use crate::db::{self, Db};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What is installed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Installed {
+    /// What can be served, by name.
+    pub models: Vec<Arc<ModelSpec>>,
+    /// What cannot, although it was pulled.
+    pub broken: Vec<Broken>,
+}
+
+/// A model that was pulled and cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broken {
+    /// Its name.
+    pub name: String,
+    /// Where its file should be.
+    pub file: PathBuf,
+    /// What is wrong, such as a disk that is not mounted.
+    pub problem: String,
+}
+
+/// A model that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name.
+    pub name: String,
+    /// Its file, which was adopted where it lay and is there still.
+    pub kept: Option<PathBuf>,
+}
+
+/// The owner of the tables `model` and `pin`.
+#[derive(Debug)]
+pub(super) struct Registry {
+    dir: PathBuf,
+    db: Db,
+    catalogue: Vec<CatalogueEntry>,
+    installed: watch::Sender<Arc<Installed>>,
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Row {
+    name: String,
+    file: String,
+    sha256: String,
+    bytes: i64,
+    source: String,
+    licence: Option<String>,
+    pulled_at: i64,
+}
+
+/// A file that was verified, to be listed.
+#[derive(Debug)]
+pub(super) struct New<'a> {
+    /// The name that its source suggests; bytes that are known under another name get that one.
+    pub(super) name: &'a str,
+    /// Relative to the models folder, or absolute where it was adopted.
+    pub(super) file: &'a str,
+    pub(super) sha256: &'a str,
+    pub(super) bytes: u64,
+    pub(super) source: &'a str,
+}
+
+impl Registry {
+    pub(super) async fn open(dir: PathBuf, db: Db, catalogue: Vec<CatalogueEntry>) -> Result<Self, Error> {
+        let registry = Self { dir, db, catalogue, installed: watch::Sender::default() };
+        registry.reload().await?;
+        for broken in &registry.installed.borrow().broken {
+            tracing::warn!(model = broken.name, "a model cannot be served: {}", broken.problem);
+        }
+        Ok(registry)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn catalogue(&self) -> &[CatalogueEntry] {
+        &self.catalogue
+    }
+
+    pub(super) fn installed(&self) -> watch::Receiver<Arc<Installed>> {
+        self.installed.subscribe()
+    }
+
+    /// The model that a request means.
+    pub(super) fn resolve(&self, wanted: &str) -> Result<Arc<ModelSpec>, NotFound> {
+        let installed = self.installed.borrow().clone();
+        let wanted_normal = name::normal(wanted);
+        let is = |name: &str| name::normal(name) == wanted_normal;
+        let models = &installed.models;
+        let by_alias = || models.iter().find(|model| model.aliases.iter().any(|alias| is(alias)));
+        if let Some(model) = models.iter().find(|model| is(&model.name)).or_else(by_alias) {
+            return Ok(model.clone());
+        }
+        let broken = installed.broken.iter().find(|broken| is(&broken.name)).map(|broken| broken.problem.clone());
+        let in_catalogue = || {
+            let entry = self.catalogue.iter().find(|entry| entry.names().any(is))?;
+            Some(format!("it is in the catalogue and not here yet; `sovereign model pull {}` fetches it", entry.name))
+        };
+        Err(NotFound {
+            name: wanted.into(),
+            nearest: name::nearest(wanted, models.iter().map(|model| model.name.as_str())),
+            reason: broken.or_else(in_catalogue),
+        })
+    }
+
+    /// The installed model of this name or of these bytes.
+    pub(super) fn find(&self, name: &str, sha256: Option<&str>) -> Option<Arc<ModelSpec>> {
+        let installed = self.installed.borrow();
+        installed.models.iter().find(|model| model.name == name || Some(model.sha256.as_str()) == sha256).cloned()
+    }
+
+    /// Lists a file. Where a model has these bytes already, that one is returned, and its file made this one if its own
+    /// is gone.
+    pub(super) async fn add(&self, new: New<'_>) -> Result<Arc<ModelSpec>, Error> {
+        let entry = self.catalogue.iter().find(|entry| entry.sha256.as_deref() == Some(new.sha256));
+        let name = entry.map_or(new.name, |entry| &entry.name);
+        let of_name = self.catalogue.iter().find(|entry| entry.name == name);
+        let rows = self.rows().await?;
+        let same = rows.iter().find(|row| row.sha256 == new.sha256);
+        if same.is_none() && rows.iter().any(|row| row.name == name) {
+            return Err(Error::Exists { what: format!("the model {name}") });
+        }
+        let name = same.map_or(name, |row| &row.name).to_owned();
+        sqlx::query(
+            "INSERT INTO model (name, file, sha256, bytes, source, licence, pulled_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (name) DO UPDATE SET file = excluded.file, source = excluded.source",
+        )
+        .bind(&name)
+        .bind(new.file)
+        .bind(new.sha256)
+        .bind(new.bytes.cast_signed())
+        .bind(new.source)
+        .bind(of_name.map(|entry| &entry.licence))
+        .bind(db::now())
+        .execute(self.db.writer())
+        .await?;
+        self.reload().await?;
+        self.find(&name, None).ok_or_else(|| {
+            let broken = self.installed.borrow().broken.iter().find(|broken| broken.name == name).cloned();
+            Error::Gguf { from: name, problem: broken.map(|broken| broken.problem).unwrap_or_default() }
+        })
+    }
+
+    /// Forgets a model and deletes its file, if it is ours.
+    pub(super) async fn remove(&self, wanted: &str) -> Result<Removed, Error> {
+        let rows = self.rows().await?;
+        let name = match self.resolve(wanted) {
+            Ok(spec) => spec.name.clone(),
+            Err(_) => name::normal(wanted),
+        };
+        let Some(row) = rows.iter().find(|row| row.name == name) else {
+            let nearest = name::nearest(wanted, rows.iter().map(|row| row.name.as_str()));
+            return Err(NotFound { name: wanted.into(), nearest, reason: None }.into());
+        };
+        // The row goes first: a file that is left behind is only space, a row without its file is a broken model.
+        sqlx::query("DELETE FROM model WHERE name = ?").bind(&name).execute(self.db.writer()).await?;
+        self.reload().await?;
+        let file = self.dir.join(&row.file);
+        if Path::new(&row.file).is_absolute() {
+            return Ok(Removed { name, kept: Some(file) });
+        }
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&file)(error)),
+            _ => Ok(Removed { name, kept: None }),
+        }
+    }
+
+    /// All pins.
+    pub(super) async fn pins(&self) -> Result<Pins, Error> {
+        let pins: Vec<(String, String)> =
+            sqlx::query_as("SELECT source, sha256 FROM pin").fetch_all(self.db.reader()).await?;
+        Ok(pins.into_iter().collect())
+    }
+
+    /// Remembers what sources served the first time.
+    pub(super) async fn pin(&self, labels: &[String], sha256: &str, bytes: u64) -> Result<(), Error> {
+        for label in labels {
+            sqlx::query(
+                "INSERT INTO pin (source, sha256, bytes, pinned_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(label)
+            .bind(sha256)
+            .bind(bytes.cast_signed())
+            .bind(db::now())
+            .execute(self.db.writer())
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what sources served.
+    pub(super) async fn unpin(&self, labels: impl Iterator<Item = String>) -> Result<(), Error> {
+        for label in labels {
+            sqlx::query("DELETE FROM pin WHERE source = ?").bind(label).execute(self.db.writer()).await?;
+        }
+        Ok(())
+    }
+
+    async fn rows(&self) -> Result<Vec<Row>, Error> {
+        let rows =
+            sqlx::query_as("SELECT name, file, sha256, bytes, source, licence, pulled_at FROM model ORDER BY name");
+        Ok(rows.fetch_all(self.db.reader()).await?)
+    }
+
+    /// Reads the list anew, and the header of every file in it.
+    pub(super) async fn reload(&self) -> Result<(), Error> {
+        let rows: Vec<(Row, Vec<String>)> = self
+            .rows()
+            .await?
+            .into_iter()
+            .map(|row| {
+                let entry = self.catalogue.iter().find(|entry| entry.name == row.name);
+                let aliases = entry.map(|entry| entry.aliases.clone()).unwrap_or_default();
+                (row, aliases)
+            })
+            .collect();
+        let dir = self.dir.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut installed = Installed::default();
+            for (row, aliases) in rows {
+                let file = dir.join(&row.file);
+                let name = row.name.clone();
+                match spec(row, aliases, file.clone()) {
+                    Ok(spec) => installed.models.push(Arc::new(spec)),
+                    Err(problem) => installed.broken.push(Broken { name, file, problem }),
+                }
+            }
+            installed
+        });
+        let installed = reading.await.map_err(|gone| Error::io(&self.dir)(std::io::Error::other(gone)))?;
+        self.installed.send_replace(Arc::new(installed));
+        Ok(())
+    }
+}
+
+/// What a row and the header of its file say together.
+fn spec(row: Row, aliases: Vec<String>, file: PathBuf) -> Result<ModelSpec, String> {
+    let there =
+        std::fs::metadata(&file).map_err(|error| format!("its file {} cannot be read: {error}", file.display()))?;
+    let bytes = row.bytes.cast_unsigned();
+    if there.len() != bytes {
+        return Err(format!(
+            "its file {} has {} bytes and had {bytes} when it was pulled",
+            file.display(),
+            there.len()
+        ));
+    }
+    let summary = header::read(&file, "its file").map_err(|error| error.to_string())?;
+    Ok(ModelSpec {
+        name: row.name,
+        aliases,
+        file,
+        sha256: row.sha256,
+        bytes,
+        source: row.source,
+        licence: row.licence.or(summary.licence),
+        pulled_at: row.pulled_at,
+        architecture: summary.architecture,
+        parameters: summary.parameters,
+        quantisation: summary.quantisation,
+        context_train: summary.context_train,
+    })
+}
