@@ -4,11 +4,13 @@
 //! the daemon serves it openly on the socket, and behind a session on TCP.
 
 mod keys;
+mod models;
 mod problem;
 mod session;
 mod status;
 
 pub use keys::{Created, NewKey};
+pub use models::{ModelList, NewPull};
 pub use problem::{Body, Problem};
 pub use session::behind_session;
 pub use status::Status;
@@ -20,7 +22,11 @@ use axum::routing::any;
 
 /// Every noun's routes.
 pub fn router() -> Router<App> {
-    Router::new().merge(keys::router()).merge(status::router()).route("/admin/v1/{*rest}", any(no_route))
+    Router::new()
+        .merge(keys::router())
+        .merge(models::router())
+        .merge(status::router())
+        .route("/admin/v1/{*rest}", any(no_route))
 }
 
 async fn no_route(method: Method, uri: Uri) -> Problem {

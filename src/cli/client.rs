@@ -55,6 +55,14 @@ impl Client {
         self.send(self.http.delete(url(path))).await.map(drop)
     }
 
+    /// `DELETE path`, and the JSON of its answer.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.json(self.http.delete(url(path))).await
+    }
+
     /// `GET path`, as it comes: for streams.
     ///
     /// # Errors

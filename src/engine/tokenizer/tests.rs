@@ -12,7 +12,8 @@ fn agrees_with_llama_cpp_on_its_vocabularies() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let beside = |extension: &str| std::fs::read_to_string(format!("{}{extension}", path.display()));
-        let (true, Ok(inputs), Ok(outputs)) = (path.extension().is_some_and(|e| e == "gguf"), beside(".inp"), beside(".out"))
+        let (true, Ok(inputs), Ok(outputs)) =
+            (path.extension().is_some_and(|e| e == "gguf"), beside(".inp"), beside(".out"))
         else {
             continue;
         };

@@ -1,0 +1,48 @@
+use crate::models::{Phase, Progress};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A pull on a terminal. Where there is none, nothing is drawn.
+#[derive(Debug)]
+pub(super) struct Bar {
+    bar: ProgressBar,
+    phase: Option<Phase>,
+}
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        // Speed and the time that is left change even while no byte comes.
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        Self { bar, phase: None }
+    }
+
+    /// Shows how far it is.
+    pub(super) fn show(&mut self, progress: &Progress) {
+        if self.phase != Some(progress.phase) {
+            self.phase = Some(progress.phase);
+            let (message, template) = match progress.phase {
+                Phase::Resolving => ("finding", "{msg} {spinner}"),
+                Phase::Downloading if progress.total.is_none() => ("fetching", "{msg} {bytes} {bytes_per_sec}"),
+                Phase::Downloading => ("fetching", "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+                Phase::Verifying => ("verifying", "{msg} {spinner}"),
+                Phase::Done | Phase::Failed => ("", ""),
+            };
+            // They are written above, and right.
+            self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let what = progress.model.as_ref().unwrap_or(&progress.source);
+            self.bar.set_message(format!("{message} {what}"));
+            // Bytes that were there before do not count as speed.
+            self.bar.set_position(progress.done);
+            self.bar.reset_eta();
+        }
+        if let Some(total) = progress.total {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(progress.done);
+    }
+
+    /// Takes it away.
+    pub(super) fn clear(self) {
+        self.bar.finish_and_clear();
+    }
+}
