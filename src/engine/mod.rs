@@ -3,8 +3,11 @@
 //! The map, in the order in which a request passes:
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
+//! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
 
 pub mod gguf;
+pub mod kernels;
+pub mod quant;
 pub mod tokenizer;
 
 mod error;

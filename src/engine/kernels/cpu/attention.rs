@@ -1,0 +1,223 @@
+//! Attention, in one pass over keys and values: a softmax whose sums are rescaled when a larger score appears.
+//!
+//! A task takes a few rows, a row being a head of a token, that look through the same keys: each tile of those is
+//! widened to floats once for all of them.
+
+use super::{Attention, Cache, Isa, Parts, Pool, Step};
+
+/// Rows of a task at most.
+const ROWS: usize = 8;
+/// Keys that are scored before values are summed.
+const TILE: usize = 64;
+/// Dimensions of a head at most: a task's rows lie on its stack.
+pub const MAX_HEAD: usize = 512;
+
+/// Rows that look through the same keys: heads `head..head + heads` of tokens `token..token + tokens`.
+struct Task {
+    token: usize,
+    tokens: usize,
+    head: usize,
+    heads: usize,
+}
+
+/// `out[row, head] = softmax(scale * q[row, head] * keys) * values`.
+pub fn attend(
+    pool: &Pool,
+    isa: Isa,
+    q: &[f32],
+    cache: &Cache,
+    layer: usize,
+    step: &Step,
+    attention: &Attention,
+    out: &mut [f32],
+) {
+    let size = cache.shape().size;
+    assert!(size <= MAX_HEAD);
+    let width = attention.heads * size;
+    let tasks = tasks(step, attention.heads, cache.shape().heads, pool.threads());
+    let parts = Parts::new(&mut out[..step.rows() * width]);
+    pool.run(tasks.len(), |task| {
+        let task = &tasks[task];
+        let mut rows = Rows::new();
+        for token in task.token..task.token + task.tokens {
+            for head in task.head..task.head + task.heads {
+                let q = &q[token * width + head * size..][..size];
+                rows.push(q, attention, step.positions[token]);
+            }
+        }
+        let kv_head = task.head / (attention.heads / cache.shape().heads);
+        rows.look_through(isa, cache, (layer, step.slots[task.token], kv_head), attention);
+        for row in 0..rows.count {
+            let (token, head) = (task.token + row / task.heads, task.head + row % task.heads);
+            // SAFETY: a token's head belongs to one task, and a task runs once.
+            rows.finish(row, unsafe { parts.range(token * width + head * size, size) });
+        }
+    });
+}
+
+/// Cuts the rows of a step into tasks: at least as many as there are threads, where there are rows enough.
+fn tasks(step: &Step, heads: usize, kv_heads: usize, threads: usize) -> Vec<Task> {
+    let group = heads / kv_heads;
+    let rows = (step.rows() * heads / threads).clamp(1, ROWS);
+    let at_once = group.min(rows);
+    let mut tasks = Vec::new();
+    let mut token = 0;
+    while token < step.rows() {
+        let most = if at_once == group { rows / group } else { 1 };
+        let same = step.slots[token..].iter().take(most).take_while(|&&slot| slot == step.slots[token]);
+        let tokens = same.count().max(1);
+        for kv_head in 0..kv_heads {
+            tasks.extend((0..group).step_by(at_once).map(|first| Task {
+                token,
+                tokens,
+                head: kv_head * group + first,
+                heads: at_once.min(group - first),
+            }));
+        }
+        token += tokens;
+    }
+    tasks
+}
+
+/// The rows of a task and what they have gathered.
+struct Rows {
+    count: usize,
+    /// Queries, scaled.
+    q: [[f32; MAX_HEAD]; ROWS],
+    size: usize,
+    /// The positions that each row sees: from the first to before the second.
+    seen: [(usize, usize); ROWS],
+    /// The largest score of each.
+    most: [f32; ROWS],
+    /// The sum of the exponentials of each.
+    total: [f32; ROWS],
+    /// The values, weighted by the exponentials.
+    sums: [[f32; MAX_HEAD]; ROWS],
+}
+
+impl Rows {
+    fn new() -> Rows {
+        Rows {
+            count: 0,
+            q: [[0.0; MAX_HEAD]; ROWS],
+            size: 0,
+            seen: [(0, 0); ROWS],
+            most: [f32::NEG_INFINITY; ROWS],
+            total: [0.0; ROWS],
+            sums: [[0.0; MAX_HEAD]; ROWS],
+        }
+    }
+
+    fn push(&mut self, q: &[f32], attention: &Attention, position: usize) {
+        let row = self.count;
+        for (to, from) in self.q[row].iter_mut().zip(q) {
+            *to = from * attention.scale;
+        }
+        let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        self.seen[row] = (first, position + 1);
+        self.size = q.len();
+        self.count += 1;
+    }
+
+    fn look_through(&mut self, isa: Isa, cache: &Cache, at: (usize, usize, usize), attention: &Attention) {
+        let (layer, slot, head) = at;
+        let seen = &self.seen[..self.count];
+        let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0);
+        let end = seen.iter().map(|seen| seen.1).max().unwrap_or(0);
+        let mut scores = [[0.0; TILE]; ROWS];
+        for from in (first..end).step_by(TILE) {
+            let to = end.min(from + TILE);
+            self.score(isa, cache.keys(layer, slot, head, from, to), &mut scores);
+            for row in 0..self.count {
+                self.weigh_tile(isa, row, from, to, attention.softcap, &mut scores[row]);
+            }
+            self.sum(isa, cache.values(layer, slot, head, from, to), &scores, to - from);
+        }
+    }
+
+    /// Scores of a tile of keys [keys, size] for all rows.
+    fn score(&self, isa: Isa, keys: &[half::f16], scores: &mut [[f32; TILE]; ROWS]) {
+        for (k, key) in keys.chunks_exact(self.size).enumerate() {
+            let mut row = 0;
+            while row < self.count {
+                macro_rules! score {
+                    ($n:literal) => {{
+                        let q: [&[f32]; $n] = std::array::from_fn(|n| &self.q[row + n][..self.size]);
+                        let values = isa.score(key, q);
+                        values.into_iter().enumerate().for_each(|(n, value)| scores[row + n][k] = value);
+                    }};
+                }
+                match self.count - row {
+                    4.. => score!(4),
+                    3 => score!(3),
+                    2 => score!(2),
+                    _ => score!(1),
+                }
+                row += 4;
+            }
+        }
+    }
+
+    /// Turns a row's scores of the positions in `from..to` into weights relative to the largest so far.
+    fn weigh_tile(
+        &mut self,
+        isa: Isa,
+        row: usize,
+        from: usize,
+        to: usize,
+        softcap: Option<f32>,
+        scores: &mut [f32; TILE],
+    ) {
+        let scores = &mut scores[..to - from];
+        if let Some(cap) = softcap {
+            scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+        }
+        let (first, end) = self.seen[row];
+        let visible = first.clamp(from, to) - from..end.clamp(from, to) - from;
+        scores[..visible.start].fill(f32::NEG_INFINITY);
+        scores[visible.end..].fill(f32::NEG_INFINITY);
+        let most = scores.iter().copied().fold(self.most[row], f32::max);
+        if most == f32::NEG_INFINITY {
+            // It sees nothing yet; a difference of infinities would be no number.
+            scores.fill(0.0);
+            return;
+        }
+        if most > self.most[row] {
+            let shrink = (self.most[row] - most).exp();
+            self.total[row] *= shrink;
+            self.sums[row][..self.size].iter_mut().for_each(|sum| *sum *= shrink);
+            self.most[row] = most;
+        }
+        self.total[row] += isa.exponentials(scores, most);
+    }
+
+    /// Adds a tile of values [keys, size], weighted.
+    fn sum(&mut self, isa: Isa, values: &[half::f16], weights: &[[f32; TILE]; ROWS], keys: usize) {
+        let size = self.size;
+        let (sums, weights) = (&mut self.sums[..self.count], &weights[..self.count]);
+        for (sums, weights) in sums.chunks_mut(4).zip(weights.chunks(4)) {
+            match (sums, weights) {
+                ([a, b, c, d], [wa, wb, wc, wd]) => isa.weigh(
+                    values,
+                    [&wa[..keys], &wb[..keys], &wc[..keys], &wd[..keys]],
+                    [&mut a[..size], &mut b[..size], &mut c[..size], &mut d[..size]],
+                ),
+                ([a, b], [wa, wb]) => {
+                    isa.weigh(values, [&wa[..keys], &wb[..keys]], [&mut a[..size], &mut b[..size]]);
+                }
+                (sums, weights) => {
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        isa.weigh(values, [&weights[..keys]], [&mut sum[..size]]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&self, row: usize, out: &mut [f32]) {
+        let share = 1.0 / self.total[row];
+        for (out, sum) in out.iter_mut().zip(&self.sums[row]) {
+            *out = sum * share;
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Every fast kernel against the plain one, and products against floats of 64 bits.
+
+use super::*;
+use crate::engine::quant::tests::{Random, nmse, random_row};
+use crate::engine::quant::{Format, X8_0, X8K};
+use half::f16;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn fast() -> Isa {
+    Isa::detect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+fn near(found: &[f32], expected: &[f32], error: f64) -> Result<(), TestCaseError> {
+    let nmse = nmse(found, &wide(expected));
+    prop_assert!(nmse < error, "nmse {nmse}");
+    Ok(())
+}
+
+/// Products of random weights with random activations: found, and in 64 bits from the dequantised weights.
+fn product(cpu: &Cpu, format: Format, rows: usize, cols: usize, count: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
+    let mut random = Random(seed);
+    let bytes: Vec<u8> = (0..rows).flat_map(|_| random_row(format, cols, random.next())).collect();
+    let (x, bias) = (random.floats(count * cols), random.floats(rows));
+    let mut expected = vec![0.0; count * rows];
+    let mut weights = vec![0.0; cols];
+    for row in 0..rows {
+        format.dequantise(&bytes[row * format.row_bytes(cols)..][..format.row_bytes(cols)], &mut weights);
+        for column in 0..count {
+            let x = &x[column * cols..][..cols];
+            let sum: f64 = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+            expected[column * rows + row] = sum + f64::from(bias[row]);
+        }
+    }
+    let matrix = cpu.matrix(Arc::new(bytes), format, rows, cols).unwrap();
+    let mut out = cpu.buffer(count * rows).unwrap();
+    cpu.matmul(&x, count, &mut [Product { matrix: &matrix, bias: Some(&bias), out: &mut out }]);
+    (out, expected)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products(seed in any::<u64>(), rows in 1_usize..40, blocks in 1_usize..4, count in 1_usize..20) {
+        let (plain, fast) = (Cpu::with_isa(1, Isa::Scalar), Cpu::new(2));
+        for format in Format::ALL {
+            let (reference, expected) = product(&plain, format, rows, 256 * blocks, count, seed);
+            let (found, _) = product(&fast, format, rows, 256 * blocks, count, seed);
+            // The two differ by the order of their sums; both differ from the truth by the rounding of activations.
+            near(&found, &reference, 1e-10)?;
+            let error = nmse(&found, &expected);
+            prop_assert!(error < 2e-4, "{format:?}: nmse {error}");
+        }
+    }
+
+    #[test]
+    fn floats_of_any_length(seed in any::<u64>(), cols in 1_usize..70) {
+        for format in [Format::F32, Format::F16, Format::BF16] {
+            let (found, expected) = product(&Cpu::new(1), format, 3, cols, 5, seed);
+            let error = nmse(&found, &expected);
+            prop_assert!(error < 1e-12, "{format:?}: nmse {error}");
+        }
+    }
+
+    #[test]
+    fn quantised_activations(seed in any::<u64>(), scale in 1e-6_f32..1e6) {
+        let x: Vec<f32> = Random(seed).floats(512).iter().map(|x| x * scale).collect();
+        let mut a = [X8K { d: 0.0, qs: [0; 256], sums: [0; 16] }; 2];
+        let mut b = a;
+        Isa::Scalar.quantise_x8_k(&x, &mut a);
+        fast().quantise_x8_k(&x, &mut b);
+        for (a, b) in a.iter().zip(&b) {
+            prop_assert_eq!((a.d, a.qs, a.sums), (b.d, b.qs, b.sums));
+        }
+        let mut a = [X8_0 { d: 0.0, qs: [0; 32] }; 16];
+        let mut b = a;
+        Isa::Scalar.quantise_x8_0(&x, &mut a);
+        fast().quantise_x8_0(&x, &mut b);
+        for (a, b) in a.iter().zip(&b) {
+            prop_assert_eq!((a.d, a.qs), (b.d, b.qs));
+        }
+    }
+
+    #[test]
+    fn norms_gates_and_exponentials(seed in any::<u64>(), len in 1_usize..70, scale in 0.01_f32..30.0) {
+        let mut random = Random(seed);
+        let x: Vec<f32> = random.floats(len).iter().map(|x| x * scale).collect();
+        let y = random.floats(len);
+        let both = |apply: &dyn Fn(Isa, &mut [f32])| {
+            let (mut a, mut b) = (x.clone(), x.clone());
+            apply(Isa::Scalar, &mut a);
+            apply(fast(), &mut b);
+            near(&b, &a, 1e-11)
+        };
+        both(&|isa, out| isa.norm(&x, &y, 1e-6, out))?;
+        both(&|isa, out| isa.silu(out, &y))?;
+        both(&|isa, out| isa.gelu(out, &y))?;
+        let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        both(&|isa, out| { isa.exponentials(out, most); })?;
+        let sum = fast().exponentials(&mut x.clone(), most);
+        near(&[sum], &[Isa::Scalar.exponentials(&mut x.clone(), most)], 1e-11)?;
+    }
+
+    #[test]
+    fn keys_and_values(seed in any::<u64>(), size in 1_usize..70, keys in 1_usize..9) {
+        let mut random = Random(seed);
+        let mut halves = [vec![f16::ZERO; size * keys], vec![f16::ZERO; size * keys]];
+        let values = random.floats(size * keys);
+        Isa::Scalar.to_f16(&values, &mut halves[0]);
+        fast().to_f16(&values, &mut halves[1]);
+        prop_assert_eq!(&halves[0], &halves[1]);
+        let q: [Vec<f32>; 3] = std::array::from_fn(|_| random.floats(size));
+        let q = q.each_ref().map(Vec::as_slice);
+        let key = &halves[0][..size];
+        near(&fast().score(key, q), &Isa::Scalar.score(key, q), 1e-10)?;
+        let weights: [Vec<f32>; 3] = std::array::from_fn(|_| random.floats(keys));
+        let start = random.floats(size);
+        let weigh = |isa: Isa| {
+            let mut sums: [Vec<f32>; 3] = std::array::from_fn(|_| start.clone());
+            isa.weigh(&halves[0], weights.each_ref().map(Vec::as_slice), sums.each_mut().map(Vec::as_mut_slice));
+            sums.concat()
+        };
+        near(&weigh(fast()), &weigh(Isa::Scalar), 1e-11)?;
+    }
+
+    #[test]
+    fn attention(
+        seed in any::<u64>(), group in 1_usize..10, kv_heads in 1_usize..3, size in 1_usize..40, threads in 1_usize..4,
+        window in proptest::option::of(1_usize..100), softcap in proptest::option::of(1.0_f32..20.0),
+    ) {
+        let mut random = Random(seed);
+        let cpu = Cpu::new(threads);
+        let (slots, context, heads) = (2, 150, group * kv_heads);
+        let mut cache = cpu.cache(CacheShape { layers: 1, slots, context, heads: kv_heads, size }).unwrap();
+        // Both conversations are full to different heights; then some tokens of each ask.
+        let mut step = Step::default();
+        for slot in 0..slots {
+            for position in 0..context - 60 * slot {
+                (step.tokens.push(0), step.slots.push(slot), step.positions.push(position));
+            }
+        }
+        let (k, v) = (random.floats(step.rows() * kv_heads * size), random.floats(step.rows() * kv_heads * size));
+        cpu.store(&k, &v, &step, 0, &mut cache);
+        let asking = Step { tokens: vec![0; 7], slots: vec![0, 0, 0, 1, 1, 0, 1],
+            positions: vec![0, 64, 65, 3, 89, 149, 63], wanted: vec![] };
+        let q = random.floats(7 * heads * size);
+        let mut out = cpu.buffer(7 * heads * size).unwrap();
+        let attention = Attention { heads, scale: 0.7, window, softcap };
+        cpu.attend(&q, &cache, 0, &asking, &attention, &mut out);
+
+        let mut expected = Vec::new();
+        for row in 0..7 {
+            for head in 0..heads {
+                let q = &q[(row * heads + head) * size..][..size];
+                let sees = |stored: &usize| step.slots[*stored] == asking.slots[row]
+                    && step.positions[*stored] <= asking.positions[row]
+                    && window.is_none_or(|window| asking.positions[row] - step.positions[*stored] < window);
+                let seen: Vec<usize> = (0..step.rows()).filter(sees).collect();
+                let of = |x: &[f32], stored: usize, i: usize| {
+                    f64::from(f16::from_f32(x[(stored * kv_heads + head / group) * size + i]).to_f32())
+                };
+                let scores: Vec<f64> = seen.iter().map(|&stored| {
+                    let score: f64 = (0..size).map(|i| f64::from(q[i]) * of(&k, stored, i)).sum::<f64>() * f64::from(0.7_f32);
+                    softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                }).collect();
+                let total: f64 = scores.iter().map(|score| score.exp()).sum();
+                expected.extend((0..size).map(|i| {
+                    seen.iter().zip(&scores).map(|(&stored, score)| score.exp() * of(&v, stored, i)).sum::<f64>() / total
+                }));
+            }
+        }
+        let error = nmse(&out, &expected);
+        prop_assert!(error < 1e-10, "nmse {error}");
+    }
+}
+
+#[test]
+fn exponentials_at_the_edges() {
+    let x = [0.0, -1e-8, -87.0, -88.0, -1000.0, f32::NEG_INFINITY, -0.5, -20.0];
+    let mut found = x;
+    fast().exponentials(&mut found, 0.0);
+    assert_eq!((found[0], found[4], found[5]), (1.0, 0.0, 0.0));
+    for (found, x) in found.into_iter().zip(x).filter(|&(_, x)| x > -87.3) {
+        let expected = f64::from(x).exp();
+        assert!((f64::from(found) - expected).abs() <= 2e-7 * expected, "exp({x}) = {found}, not {expected}");
+    }
+}
+
+#[test]
+fn rotations() {
+    let cpu = Cpu::new(1);
+    let angles = [0.6_f32, 0.8, 0.0, 1.0].to_vec();
+    let check = |pairs: Pairs, expected: [f32; 4]| {
+        let mut x = vec![1.0, 2.0, 3.0, 4.0];
+        cpu.rotate(&mut x, 1, &Rotation { heads: 1, size: 4, pairs, angles: &angles, norm: None });
+        assert!(nmse(&x, &wide(&expected)) < 1e-12, "{x:?}");
+    };
+    check(Pairs::Adjacent, [0.6 - 1.6, 0.8 + 1.2, -4.0, 3.0]);
+    check(Pairs::Halves, [0.6 - 2.4, -4.0, 0.8 + 1.8, 2.0]);
+}
+
+#[test]
+fn a_cache_beyond_all_memory_is_refused() {
+    let shape = CacheShape { layers: 1 << 20, slots: 1 << 20, context: 1 << 20, heads: 1 << 10, size: 128 };
+    assert!(Cpu::new(1).cache(shape).is_err());
+    let shape = CacheShape { layers: 1, slots: 1, context: 1 << 50, heads: 1, size: 128 };
+    assert!(Cpu::new(1).cache(shape).is_err());
+}

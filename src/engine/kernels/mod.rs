@@ -1,0 +1,191 @@
+//! The engine's lower waist: the operations that a device offers. A forward pass is written in them once and runs on
+//! every device.
+//!
+//! Activations are rows of floats in a [`Kernels::Buffer`] where the device works; a row is a token. Buffers are as long
+//! as the largest step needs, so every operation is told how many rows it is about.
+
+pub mod cpu;
+
+use super::quant::Format;
+use std::sync::Arc;
+
+/// Bytes of weights where they lie, such as in a mapped file.
+pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// The memory that something needs is not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes of memory for {what} are not to be had")]
+pub struct OutOfMemory {
+    /// What it was for.
+    pub what: &'static str,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// How large a cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers, each with keys and values of its own.
+    pub layers: usize,
+    /// Conversations.
+    pub slots: usize,
+    /// Positions in a conversation.
+    pub context: usize,
+    /// Heads of keys and values.
+    pub heads: usize,
+    /// Dimensions of a head.
+    pub size: usize,
+}
+
+/// The tokens of a step, by row.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    /// What they are.
+    pub tokens: Vec<u32>,
+    /// Whose conversation each belongs to. Tokens of a slot that follow each other here follow each other there.
+    pub slots: Vec<usize>,
+    /// Where in the conversation.
+    pub positions: Vec<usize>,
+    /// The rows that logits are wanted of.
+    pub wanted: Vec<usize>,
+}
+
+impl Step {
+    /// How many tokens there are.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// One of several products with the same activations: `out[row] = matrix * x[row] + bias`.
+pub struct Product<'a, K: Kernels + ?Sized> {
+    /// The weights, [out features, in features].
+    pub matrix: &'a K::Matrix,
+    /// [out features]
+    pub bias: Option<&'a K::Buffer>,
+    /// [rows, out features]
+    pub out: &'a mut K::Buffer,
+}
+
+/// Which dimensions of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// 2i with 2i + 1: how GGUF stores Llama's heads.
+    Adjacent,
+    /// i with i + size / 2.
+    Halves,
+}
+
+/// How a buffer of heads is to be rotated.
+pub struct Rotation<'a, K: Kernels + ?Sized> {
+    /// Heads in a row.
+    pub heads: usize,
+    /// Dimensions of a head.
+    pub size: usize,
+    /// Which of them are paired.
+    pub pairs: Pairs,
+    /// [rows, size / 2] cosines and sines, from [`Kernels::angles`].
+    pub angles: &'a K::Buffer,
+    /// The weight [size] and epsilon by which each head is normalised first.
+    pub norm: Option<(&'a K::Buffer, f32)>,
+}
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Heads of queries: a multiple of the cache's heads, which serve as many each.
+    pub heads: usize,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// How many positions a token sees, itself included; all up to it unless said.
+    pub window: Option<usize>,
+    /// Scores are squashed to within this: `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+/// The activation function of a gated feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// x * sigmoid(x)
+    Silu,
+    /// GELU in its approximation by tanh.
+    Gelu,
+}
+
+/// A device.
+pub trait Kernels: Send + Sync + Sized {
+    /// Floats.
+    type Buffer: Send + Sync;
+    /// Weights of a linear map, or a table of embeddings, as a file stores them.
+    type Matrix: Send + Sync;
+    /// Keys and values of all layers and slots, in halves.
+    type Cache: Send + Sync;
+
+    /// A buffer of `len` zeros.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn buffer(&self, len: usize) -> Result<Self::Buffer, OutOfMemory>;
+
+    /// A buffer of these numbers.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn upload(&self, values: &[f32]) -> Result<Self::Buffer, OutOfMemory>;
+
+    /// The first `len` numbers of a buffer.
+    fn download(&self, x: &Self::Buffer, len: usize) -> Vec<f32>;
+
+    /// A matrix of `rows` times `cols` weights, row by row.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory>;
+
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn cache(&self, shape: CacheShape) -> Result<Self::Cache, OutOfMemory>;
+
+    /// `out[row] = table[tokens[row]] * scale`
+    fn embed(&self, table: &Self::Matrix, tokens: &[u32], scale: f32, out: &mut Self::Buffer);
+
+    /// `out[row] = x[row] / rms(x[row]) * weight`
+    fn norm(&self, x: &Self::Buffer, weight: &Self::Buffer, eps: f32, rows: usize, out: &mut Self::Buffer);
+
+    /// All products of the same activations at once.
+    fn matmul(&self, x: &Self::Buffer, rows: usize, products: &mut [Product<'_, Self>]);
+
+    /// Cosine and sine of every position times every frequency, in pairs: [positions, frequencies, 2].
+    fn angles(&self, positions: &[usize], frequencies: &[f64], out: &mut Self::Buffer);
+
+    /// Normalises heads if asked, then rotates them by their positions' angles.
+    fn rotate(&self, x: &mut Self::Buffer, rows: usize, rotation: &Rotation<'_, Self>);
+
+    /// Puts the keys and values of a step [rows, heads, size] where its slots and positions say.
+    fn store(&self, k: &Self::Buffer, v: &Self::Buffer, step: &Step, layer: usize, cache: &mut Self::Cache);
+
+    /// `out[row, head] = softmax(scale * q[row, head] * keys) * values`, over the positions of its slot that it sees.
+    fn attend(
+        &self,
+        q: &Self::Buffer,
+        cache: &Self::Cache,
+        layer: usize,
+        step: &Step,
+        attention: &Attention,
+        out: &mut Self::Buffer,
+    );
+
+    /// `gate = function(gate) * up`, for the first `len` numbers.
+    fn gate(&self, function: Gate, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize);
+
+    /// `x += y`, for the first `len` numbers.
+    fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer, len: usize);
+
+    /// `out[i] = x[rows[i]]`, rows being `width` long.
+    fn gather(&self, x: &Self::Buffer, rows: &[usize], width: usize, out: &mut Self::Buffer);
+
+    /// `x = cap * tanh(x / cap)`, for the first `len` numbers.
+    fn softcap(&self, x: &mut Self::Buffer, cap: f32, len: usize);
+}

@@ -1,0 +1,220 @@
+//! How weights are stored: one file a format, each with its block, how it becomes numbers again, and the reference of its
+//! dot product.
+//!
+//! A row of a matrix is a sequence of [`Block`]s. Activations are quantised to 8 bits before they meet quantised
+//! weights, in blocks that match ([`x8_0`], [`x8_k`]), so that the products are of integers; weights that are floats
+//! meet the activations as they are. Faster kernels lie in `kernels` and are checked against what is here.
+
+mod bf16;
+mod f16;
+mod f32;
+mod q4_0;
+mod q4_k;
+mod q5_0;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod scales;
+pub mod x8_0;
+pub mod x8_k;
+
+#[cfg(test)]
+pub(super) mod tests;
+
+pub use bf16::BlockBF16;
+pub use f16::BlockF16;
+pub use f32::BlockF32;
+pub use q4_0::BlockQ4_0;
+pub use q4_k::BlockQ4K;
+pub use q5_0::BlockQ5_0;
+pub use q5_k::BlockQ5K;
+pub use q6_k::BlockQ6K;
+pub use q8_0::BlockQ8_0;
+pub use scales::Scales;
+pub use x8_0::X8_0;
+pub use x8_k::X8K;
+
+use super::gguf::Kind;
+
+/// A block of weights as it lies in a file.
+///
+/// # Safety
+/// The type is `repr(C)` with alignment 1, has no padding, and every pattern of bits is a value of it: so any bytes of
+/// a file can be read as blocks.
+pub unsafe trait Block: Copy + Send + Sync + 'static {
+    /// Weights in a block.
+    const LEN: usize;
+
+    /// A block of as many activations.
+    type X: Activation;
+
+    /// Writes the block's `LEN` weights to `out`.
+    fn dequantise(&self, out: &mut [f32]);
+
+    /// The product with a block of activations: the reference that faster ones are checked against.
+    fn dot(&self, x: &Self::X) -> f32;
+}
+
+/// A block of activations.
+pub trait Activation: Copy + Send + Sync + 'static {
+    /// Activations in a block.
+    const LEN: usize;
+
+    /// Of `LEN` numbers.
+    fn quantise(x: &[f32]) -> Self;
+}
+
+impl Activation for f32 {
+    const LEN: usize = 1;
+
+    fn quantise(x: &[f32]) -> f32 {
+        x[0]
+    }
+}
+
+/// The formats that are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are ggml's")]
+pub enum Format {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q5_0,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// Runs `$body` with the type `$block` being the block of `$format`.
+macro_rules! with_block {
+    ($format:expr, $block:ident => $body:expr) => {
+        match $format {
+            $crate::engine::quant::Format::F32 => {
+                type $block = $crate::engine::quant::BlockF32;
+                $body
+            }
+            $crate::engine::quant::Format::F16 => {
+                type $block = $crate::engine::quant::BlockF16;
+                $body
+            }
+            $crate::engine::quant::Format::BF16 => {
+                type $block = $crate::engine::quant::BlockBF16;
+                $body
+            }
+            $crate::engine::quant::Format::Q4_0 => {
+                type $block = $crate::engine::quant::BlockQ4_0;
+                $body
+            }
+            $crate::engine::quant::Format::Q5_0 => {
+                type $block = $crate::engine::quant::BlockQ5_0;
+                $body
+            }
+            $crate::engine::quant::Format::Q8_0 => {
+                type $block = $crate::engine::quant::BlockQ8_0;
+                $body
+            }
+            $crate::engine::quant::Format::Q4K => {
+                type $block = $crate::engine::quant::BlockQ4K;
+                $body
+            }
+            $crate::engine::quant::Format::Q5K => {
+                type $block = $crate::engine::quant::BlockQ5K;
+                $body
+            }
+            $crate::engine::quant::Format::Q6K => {
+                type $block = $crate::engine::quant::BlockQ6K;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_block;
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 9] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q4_0,
+        Format::Q5_0,
+        Format::Q8_0,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ];
+
+    /// The format of a file's tensors of `kind`, where that is one that is computed with.
+    pub fn of(kind: Kind) -> Option<Format> {
+        Format::ALL.into_iter().find(|format| format.kind() == kind)
+    }
+
+    /// What a file calls it.
+    pub fn kind(self) -> Kind {
+        match self {
+            Format::F32 => Kind::F32,
+            Format::F16 => Kind::F16,
+            Format::BF16 => Kind::BF16,
+            Format::Q4_0 => Kind::Q4_0,
+            Format::Q5_0 => Kind::Q5_0,
+            Format::Q8_0 => Kind::Q8_0,
+            Format::Q4K => Kind::Q4_K,
+            Format::Q5K => Kind::Q5_K,
+            Format::Q6K => Kind::Q6_K,
+        }
+    }
+
+    /// Weights in a block.
+    pub fn block_len(self) -> usize {
+        with_block!(self, B => B::LEN)
+    }
+
+    /// Bytes of a row of `cols` weights, which is a whole number of blocks.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        debug_assert!(cols.is_multiple_of(self.block_len()));
+        with_block!(self, B => cols / B::LEN * size_of::<B>())
+    }
+
+    /// Writes the weights of a row to `out`.
+    pub fn dequantise(self, row: &[u8], out: &mut [f32]) {
+        with_block!(self, B => {
+            for (block, out) in blocks::<B>(row).iter().zip(out.chunks_exact_mut(B::LEN)) {
+                block.dequantise(out);
+            }
+        });
+    }
+}
+
+/// Bytes as the blocks that they hold; a broken last block is left out.
+pub fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
+    const { assert!(align_of::<B>() == 1 && size_of::<B>() > 0) };
+    // SAFETY: a block has alignment 1 and any bits are a value of it (the contract of `Block`); the length is that of
+    // the whole blocks in `bytes`, whose lifetime the result keeps.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<B>()) }
+}
+
+/// Quantises a row of activations.
+pub fn quantise<X: Activation>(x: &[f32], out: &mut [X]) {
+    for (x, out) in x.chunks_exact(X::LEN).zip(out) {
+        *out = X::quantise(x);
+    }
+}
+
+/// An IEEE half as it lies in a file, at any address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Half(pub [u8; 2]);
+
+impl Half {
+    /// Its bits.
+    pub fn bits(self) -> u16 {
+        u16::from_le_bytes(self.0)
+    }
+
+    /// The number.
+    pub fn to_f32(self) -> f32 {
+        half::f16::from_bits(self.bits()).to_f32()
+    }
+}
