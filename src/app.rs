@@ -9,6 +9,7 @@ use crate::gpu;
 use crate::models::Models;
 use crate::placement::{self, Limits, Placement};
 use crate::runtime::Runtime;
+use crate::stacks::Stacks;
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +37,8 @@ pub struct App {
     pub placement: Placement,
     /// The Docker engine, there or not.
     pub docker: Docker,
+    /// Compose files, applied to it.
+    pub stacks: Stacks,
     /// What the card and the host do.
     pub gpu: gpu::Monitor,
     /// When the daemon started.
@@ -68,13 +71,16 @@ impl App {
         let tenants = CancellationToken::new();
         let (_, budget) = watch::channel(placement::budget(&config)?);
         let placement = Placement::with_runtime(runtime, Limits::new(&config), budget, tenants.clone());
+        let docker = Docker::start(&config.docker, tenants.clone());
+        let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
         Ok(Self {
             keys: Keys::open(db.clone()),
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
             models: Models::open(&config, db.clone()).await.context("cannot read the list of models")?,
             placement,
-            docker: Docker::start(&config.docker, tenants.clone()),
+            docker,
+            stacks: stacks.await.context("cannot read which stacks are wanted")?,
             gpu: gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?,
             started: Instant::now(),
             closing: CancellationToken::new(),

@@ -175,7 +175,12 @@ async fn connect(host: &str) -> Result<(bollard::Docker, Engine, String), Error>
 
 /// Our containers, by identifier.
 async fn list(client: &bollard::Docker) -> Result<BTreeMap<String, Container>, Error> {
-    let filters = HashMap::from([("label", vec![STACK])]);
+    list_labelled(client, STACK).await
+}
+
+/// The containers with a label, by identifier.
+pub(super) async fn list_labelled(client: &bollard::Docker, label: &str) -> Result<BTreeMap<String, Container>, Error> {
+    let filters = HashMap::from([("label", vec![label])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let mut containers = BTreeMap::new();
     for summary in client.list_containers(Some(options)).await? {

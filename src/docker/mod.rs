@@ -110,6 +110,16 @@ impl Docker {
         self.containers.clone()
     }
 
+    /// The containers of one stack, asked of the engine itself.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn list_stack(&self, stack: &str) -> Result<Vec<Container>, Error> {
+        let client = self.client()?;
+        let listed = link::list_labelled(&client, &format!("{STACK}={stack}")).await;
+        Ok(listed.map_err(Error::of("list the containers"))?.into_values().collect())
+    }
+
     fn client(&self) -> Result<bollard::Docker, Error> {
         self.client.borrow().clone().ok_or_else(|| Error::Absent {
             reason: self.state.borrow().absent().unwrap_or("the Docker engine has just gone away").to_owned(),

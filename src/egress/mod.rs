@@ -10,9 +10,11 @@ pub use address::Address;
 pub use reqwest::{Client, Error as HttpError, RequestBuilder, Response, StatusCode, Url, header};
 
 use reqwest::redirect::Policy;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Once;
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// What a connection to the outside is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +34,25 @@ pub fn internal(address: &Address) -> reqwest::Client {
         Address::Tcp(_) => builder,
     };
     builder.build().expect("a client without certificates reads nothing that could fail")
+}
+
+/// A plain TCP connection to something of ours: a container, or a program of this machine.
+///
+/// # Errors
+/// When `address` is not a private one, so that this is no way out of the house; or when nothing answers there.
+pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    if !is_ours(address.ip()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{address} is not an address of ours")));
+    }
+    TcpStream::connect(address).await
+}
+
+/// Whether an address can only be of this machine or of a private network.
+fn is_ours(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_private() || address.is_loopback(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_loopback(),
+    }
 }
 
 /// A client for the outside.
@@ -106,4 +127,30 @@ fn base() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("sovereign/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_is_ours_is_dialled() {
+        for (address, ours) in [
+            ("127.0.0.1", true),
+            ("172.18.0.2", true),
+            ("192.168.1.9", true),
+            ("::1", true),
+            ("fd00::2", true),
+            ("::ffff:10.0.0.1", true),
+            ("192.0.2.1", false),
+            ("0.0.0.0", false),
+            ("169.254.169.254", false),
+            ("2001:db8::1", false),
+            ("::ffff:192.0.2.1", false),
+        ] {
+            assert_eq!(is_ours(address.parse().unwrap()), ours, "{address}");
+        }
+        let refused = dial("192.0.2.1:80".parse().unwrap()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
 }

@@ -1,1 +1,396 @@
-//! Owner: fill this in.
+//! Stacks: compose files, brought up in Docker and kept as their owner wants them.
+//!
+//! A file is read (`compose`), resolved (`spec`) and compared with what exists; the difference is decided purely
+//! (`plan`) and carried out (`apply`). Of each stack one operation runs at a time, and the newest wish wins. What is
+//! wanted is kept in the database (`wanted`), so that a stack that is wanted up comes up again when the daemon or the
+//! Docker engine does. Networks are internal; `forward` serves the ports.
+
+mod apply;
+pub mod compose;
+mod error;
+mod forward;
+pub mod plan;
+mod shelf;
+pub mod spec;
+mod view;
+mod wanted;
+
+pub use error::Error;
+pub use view::{ServiceView, StackState, StackView};
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::docker::{Docker, Logs};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wanted::Wanted;
+
+/// The handle on all stacks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Stacks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    docker: Docker,
+    db: Db,
+    dir: PathBuf,
+    stations: Mutex<BTreeMap<String, Station>>,
+    ports: watch::Receiver<forward::Problems>,
+    changes: watch::Sender<u64>,
+    shutdown: CancellationToken,
+}
+
+/// What is known of one stack besides its file and its containers.
+#[derive(Debug, Default)]
+struct Station {
+    wanted: Option<Wanted>,
+    operation: Option<Operation>,
+    problem: Option<String>,
+    /// Operations on the stack, one at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The newest operation on a stack, under way or waiting for its turn.
+#[derive(Debug)]
+struct Operation {
+    number: u64,
+    work: Work,
+    progress: Option<String>,
+    cancel: CancellationToken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Up,
+    Down,
+    Remove,
+}
+
+impl Stacks {
+    /// Reads what is wanted and starts to keep it, until `shutdown`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn open(
+        config: &Config,
+        db: Db,
+        docker: Docker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, sqlx::Error> {
+        let wanted = wanted::read(&db).await?;
+        let station = |wanted| Station { wanted: Some(wanted), ..Station::default() };
+        let stations = wanted.into_iter().map(|(name, wanted)| (name, station(wanted))).collect();
+        let ports = forward::start(&docker, shutdown.clone());
+        let stacks = Self(Arc::new(Inner {
+            docker,
+            db,
+            dir: config.stacks_dir(),
+            stations: Mutex::new(stations),
+            ports,
+            changes: watch::Sender::new(0),
+            shutdown,
+        }));
+        tokio::spawn(stacks.clone().keep());
+        Ok(stacks)
+    }
+
+    /// All stacks by name: the shipped ones, the owner's, and those of which only containers are left.
+    pub async fn list(&self) -> Vec<StackView> {
+        let mut shelf = self.shelf().await;
+        let containers = self.0.docker.containers().borrow().clone();
+        let absent = self.0.docker.state().borrow().absent().is_some();
+        let ports = self.0.ports.borrow().clone();
+        let stations = self.stations();
+        let mut names: Vec<String> = shelf.keys().cloned().collect();
+        names.extend(containers.iter().map(|container| container.stack.clone()));
+        names.extend(stations.iter().filter(|(_, station)| station.wanted.is_some()).map(|(name, _)| name.clone()));
+        names.sort();
+        names.dedup();
+        let view = |name: String| {
+            let own: Vec<_> = containers.iter().filter(|container| container.stack == name).collect();
+            let station = stations.get(&name);
+            let operation = station.and_then(|station| station.operation.as_ref());
+            let wanted = station.and_then(|station| station.wanted);
+            let (spec, refusal) = match shelf.remove(&name) {
+                Some(Ok(spec)) => (Some(spec), None),
+                Some(Err(error)) => (None, Some(error.to_string())),
+                None => (None, Some("its file is gone; it can be stopped and removed, not started".to_owned())),
+            };
+            let state = match operation.map(|operation| operation.work) {
+                _ if absent => StackState::Unknown,
+                Some(Work::Up) => StackState::Starting,
+                Some(Work::Down | Work::Remove) => StackState::Stopping,
+                None => match view::state_of(&own) {
+                    StackState::Stopped if wanted == Some(Wanted::Up) => StackState::Failing,
+                    state => state,
+                },
+            };
+            let problem = refusal
+                .or_else(|| station.and_then(|station| station.problem.clone()))
+                .or_else(|| ports.get(&name).cloned());
+            StackView {
+                title: spec.as_ref().map_or_else(|| name.clone(), |spec| spec.title.clone()),
+                description: spec.map(|spec| spec.description).unwrap_or_default(),
+                state,
+                progress: operation.and_then(|operation| operation.progress.clone()),
+                problem,
+                up: wanted == Some(Wanted::Up) || (wanted.is_none() && !own.is_empty()),
+                removable: wanted == Some(Wanted::Down) && operation.is_none(),
+                services: own.into_iter().map(ServiceView::from).collect(),
+                name,
+            }
+        };
+        names.into_iter().map(view).collect()
+    }
+
+    /// One stack.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none of that name.
+    pub async fn get(&self, name: &str) -> Result<StackView, Error> {
+        let mut all = self.list().await;
+        match all.iter().position(|stack| stack.name == name) {
+            Some(index) => Ok(all.swap_remove(index)),
+            None => Err(not_found(name, all.into_iter().map(|stack| stack.name))),
+        }
+    }
+
+    /// Changes whenever what [`list`](Self::list) tells may have changed, except by an edit of the owner's files.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Wants a stack up and begins to bring it up. How that goes is told by [`list`](Self::list); the returned handle
+    /// may be waited for, or dropped.
+    ///
+    /// # Errors
+    /// When there is no such stack, its file is not understood, or no Docker engine is there: then nothing changes.
+    pub async fn up(&self, name: &str) -> Result<Handle, Error> {
+        let mut shelf = self.shelf().await;
+        if let Some(spec) = shelf.remove(name) {
+            spec?;
+        } else {
+            self.get(name).await?;
+            let file = self.0.dir.join(format!("{name}.yaml"));
+            return Err(compose::Error::new(&file, format!("the file of the stack {name} is gone")).into());
+        }
+        if let Some(reason) = self.0.docker.state().borrow().absent() {
+            return Err(crate::docker::Error::Absent { reason: reason.to_owned() }.into());
+        }
+        self.want(name, Some(Wanted::Up)).await?;
+        Ok(self.begin(name, Work::Up))
+    }
+
+    /// Wants a stack down and begins to take it down: containers and networks go, volumes stay. Without a Docker
+    /// engine the wish is kept, and done when there is one.
+    ///
+    /// # Errors
+    /// When there is no such stack.
+    pub async fn down(&self, name: &str) -> Result<Handle, Error> {
+        self.get(name).await?;
+        self.want(name, Some(Wanted::Down)).await?;
+        Ok(self.begin(name, Work::Down))
+    }
+
+    /// Takes a stack down and removes its volumes with their data. A file of the owner's stays.
+    ///
+    /// # Errors
+    /// When there is no such stack, or no Docker engine.
+    pub async fn remove(&self, name: &str) -> Result<Handle, Error> {
+        self.get(name).await?;
+        if let Some(reason) = self.0.docker.state().borrow().absent() {
+            return Err(crate::docker::Error::Absent { reason: reason.to_owned() }.into());
+        }
+        self.want(name, Some(Wanted::Down)).await?;
+        Ok(self.begin(name, Work::Remove))
+    }
+
+    /// What the services of a stack print; with `follow` also what they will.
+    ///
+    /// # Errors
+    /// When there is no such stack, or no Docker engine.
+    pub async fn logs(&self, name: &str, follow: bool) -> Result<Logs, Error> {
+        self.get(name).await?;
+        Ok(self.0.docker.logs(name, follow).await?)
+    }
+
+    /// Brings everything to what is wanted, now and whenever a Docker engine appears; tells of changes in between.
+    async fn keep(self) {
+        let (mut state, mut containers) = (self.0.docker.state(), self.0.docker.containers());
+        let mut ports = self.0.ports.clone();
+        let mut was_present = false;
+        loop {
+            let is_present = state.borrow_and_update().engine().is_some();
+            if is_present && !was_present {
+                self.reconcile();
+            }
+            was_present = is_present;
+            self.changed();
+            let ended = tokio::select! {
+                () = self.0.shutdown.cancelled() => return,
+                changed = state.changed() => changed.is_err(),
+                changed = containers.changed() => changed.is_err(),
+                changed = ports.changed() => changed.is_err(),
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Begins what is wanted of each stack. Nothing is done about stacks of which nothing is wanted: another daemon on
+    /// the same engine may want something of them.
+    fn reconcile(&self) {
+        let running = self.0.docker.containers().borrow().clone();
+        let due: Vec<(String, Work)> = self
+            .stations()
+            .iter()
+            .filter_map(|(name, station)| match station.wanted? {
+                Wanted::Up => Some((name.clone(), Work::Up)),
+                Wanted::Down => {
+                    running.iter().any(|container| container.stack == *name).then(|| (name.clone(), Work::Down))
+                }
+            })
+            .collect();
+        for (name, work) in due {
+            drop(self.begin(&name, work));
+        }
+    }
+
+    async fn want(&self, name: &str, wanted: Option<Wanted>) -> Result<(), Error> {
+        wanted::write(&self.0.db, name, wanted).await?;
+        self.stations().entry(name.to_owned()).or_default().wanted = wanted;
+        Ok(())
+    }
+
+    /// Begins an operation. One that brings the stack up is given up for it; others are short and come to their end.
+    fn begin(&self, name: &str, work: Work) -> Handle {
+        let cancel = self.0.shutdown.child_token();
+        let (number, turn) = {
+            let mut stations = self.stations();
+            let station = stations.entry(name.to_owned()).or_default();
+            let last = station.operation.as_ref();
+            if let Some(last) = last.filter(|last| last.work == Work::Up) {
+                last.cancel.cancel();
+            }
+            let number = last.map_or(0, |last| last.number + 1);
+            station.problem = None;
+            station.operation = Some(Operation { number, work, progress: None, cancel: cancel.clone() });
+            (number, station.turn.clone())
+        };
+        self.changed();
+        let (stacks, name) = (self.clone(), name.to_owned());
+        Handle(tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            let done = stacks.carry_out(&name, number, work, &cancel).await;
+            stacks.end(&name, number, work, &done);
+            done
+        }))
+    }
+
+    async fn carry_out(&self, name: &str, number: u64, work: Work, cancel: &CancellationToken) -> Result<(), Error> {
+        let docker = &self.0.docker;
+        let spec = match (self.shelf().await.remove(name), work) {
+            (Some(Ok(spec)), _) => Some(spec),
+            (Some(Err(error)), Work::Up) => return Err(error.into()),
+            (None, Work::Up) => return Err(Error::Service("its file is gone".into())),
+            (_, Work::Down | Work::Remove) => None,
+        };
+        let existing = apply::survey(docker, name).await?;
+        let effects = match (&spec, work) {
+            (Some(spec), Work::Up) => plan::up(spec, &existing),
+            (spec, _) => plan::down(spec.as_ref(), &existing, work == Work::Remove),
+        };
+        let progress = |text: String| self.progress(name, number, text);
+        apply::apply(docker, name, spec.as_ref(), &existing, effects, cancel, progress).await?;
+        if work == Work::Remove {
+            // Unless something else is wanted of it meanwhile.
+            let is_newest = self.stations().get(name).is_some_and(|station| station.is_at(number));
+            if is_newest {
+                self.want(name, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, name: &str, number: u64, text: String) {
+        let told = self.stations().get_mut(name).is_some_and(|station| match &mut station.operation {
+            Some(operation) if operation.number == number && operation.progress.as_ref() != Some(&text) => {
+                operation.progress = Some(text);
+                true
+            }
+            _ => false,
+        });
+        if told {
+            self.changed();
+        }
+    }
+
+    fn end(&self, name: &str, number: u64, work: Work, done: &Result<(), Error>) {
+        match done {
+            Ok(()) => tracing::info!(stack = name, ?work, "done"),
+            Err(Error::Superseded) => tracing::info!(stack = name, ?work, "given up for something newer"),
+            Err(error) => tracing::warn!(stack = name, ?work, %error, "a stack is not as it is wanted"),
+        }
+        if let Some(station) = self.stations().get_mut(name)
+            && station.is_at(number)
+        {
+            station.operation = None;
+            station.problem = done.as_ref().err().map(Error::to_string);
+        }
+        self.changed();
+    }
+
+    /// Every stack's file, read anew: the owner may have edited it.
+    async fn shelf(&self) -> shelf::Shelf {
+        let dir = self.0.dir.clone();
+        match tokio::task::spawn_blocking(move || shelf::read(&dir)).await {
+            Ok(shelf) => shelf,
+            Err(error) => {
+                tracing::error!(%error, "the stacks' files could not be read");
+                shelf::Shelf::new()
+            }
+        }
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn stations(&self) -> MutexGuard<'_, BTreeMap<String, Station>> {
+        self.0.stations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Station {
+    fn is_at(&self, number: u64) -> bool {
+        self.operation.as_ref().is_some_and(|operation| operation.number == number)
+    }
+}
+
+fn not_found(name: &str, known: impl Iterator<Item = String>) -> Error {
+    let nearest = known
+        .map(|known| (strsim::jaro_winkler(name, &known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known);
+    Error::NotFound { name: name.into(), nearest }
+}
+
+/// An operation under way. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Handle(tokio::task::JoinHandle<Result<(), Error>>);
+
+impl Handle {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Why the stack is not as it was wanted; [`Error::Superseded`] when something newer was.
+    pub async fn wait(self) -> Result<(), Error> {
+        // It ends without an answer only with the daemon.
+        self.0.await.unwrap_or(Err(Error::Superseded))
+    }
+}

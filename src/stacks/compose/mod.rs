@@ -1,0 +1,142 @@
+//! Compose files: the part of the Compose specification that stacks use, typed.
+//!
+//! What is not supported is refused with its key and line, never ignored: a file that says `privileged: true` or
+//! `read_only: true` must not run as something else than it says. Only top-level `x-` keys are passed over, as the
+//! specification asks; anchors live there. Ours is `x-sovereign`.
+
+mod error;
+mod health;
+mod ports;
+mod scalars;
+mod service;
+mod volumes;
+
+pub use error::Error;
+pub use health::HealthcheckKeys;
+pub use ports::PortKey;
+pub use scalars::{Argv, Duration, Names, OneOrMany, Pairs, Size};
+pub use service::{Condition, NetworkKeys, SecurityOption, Service, ServiceNetworks};
+pub use volumes::{VolumeKey, VolumeSource};
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_yaml::Spanned;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::Path;
+
+/// A compose file, as it is written.
+#[derive(Debug, Clone, Default)]
+pub struct Compose {
+    /// What the stack is called, over the file's name.
+    pub name: Option<Spanned<String>>,
+    /// The services, by name.
+    pub services: BTreeMap<String, Spanned<Service>>,
+    /// The volumes that services share and that outlive them.
+    pub volumes: BTreeMap<String, Volume>,
+    /// The networks. All of them are internal, whether or not they say so.
+    pub networks: BTreeMap<String, Network>,
+    /// What is ours.
+    pub sovereign: Sovereign,
+}
+
+/// `x-sovereign`: what a stack says of itself to the dashboard.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sovereign {
+    /// Its name for people.
+    pub title: Option<String>,
+    /// What it is good for, in a sentence or two.
+    pub description: Option<String>,
+}
+
+/// A volume. There is nothing to say about one yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {}
+
+/// A network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Whether it has no way out. It never has: `false` is refused.
+    #[serde(deserialize_with = "internal")]
+    pub internal: (),
+    /// `bridge`.
+    #[serde(deserialize_with = "bridge")]
+    pub driver: (),
+}
+
+fn internal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    if bool::deserialize(deserializer)? {
+        Ok(())
+    } else {
+        Err(de::Error::custom("the networks of stacks are internal; `internal: false` cannot be had"))
+    }
+}
+
+fn bridge<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "bridge" => Ok(()),
+        other => Err(de::Error::custom(format!("the network driver `{other}` is not supported; `bridge` is"))),
+    }
+}
+
+const KEYS: &[&str] = &["name", "services", "volumes", "networks", "x-sovereign"];
+
+impl<'de> Deserialize<'de> for Compose {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct File;
+        impl<'de> Visitor<'de> for File {
+            type Value = Compose;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a compose file: a mapping with `services`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Compose, A::Error> {
+                let mut compose = Compose::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "name" => compose.name = Some(map.next_value()?),
+                        "services" => compose.services = map.next_value()?,
+                        "volumes" => compose.volumes = without_nulls(map.next_value()?),
+                        "networks" => compose.networks = without_nulls(map.next_value()?),
+                        "x-sovereign" => compose.sovereign = map.next_value()?,
+                        // Once it was demanded; now it says nothing.
+                        "version" => drop(map.next_value::<IgnoredAny>()?),
+                        other if other.starts_with("x-") => drop(map.next_value::<IgnoredAny>()?),
+                        other => return Err(de::Error::unknown_field(other, KEYS)),
+                    }
+                }
+                if compose.services.is_empty() {
+                    return Err(de::Error::custom("the file has no services"));
+                }
+                Ok(compose)
+            }
+        }
+        deserializer.deserialize_map(File)
+    }
+}
+
+/// `data:` alone declares a volume or a network without further words.
+fn without_nulls<T: Default>(all: Option<BTreeMap<String, Option<T>>>) -> BTreeMap<String, T> {
+    all.unwrap_or_default().into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+}
+
+/// Reads the text of `file`, which is only named in errors. `${NAME}` and its kin are replaced by `variables`.
+///
+/// # Errors
+/// The first thing that is not understood or not supported, with its line.
+pub fn parse(text: &str, file: &Path, variables: HashMap<String, String>) -> Result<Compose, Error> {
+    let options = serde_yaml::options! {
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        property_syntax: serde_yaml::PropertySyntax::DockerCompose,
+    };
+    serde_yaml::from_str_with_options(text, options.with_properties(variables))
+        .map_err(|error| Error::yaml(file, &error))
+}
+
+#[cfg(test)]
+mod tests;
