@@ -3,11 +3,15 @@
 //! The map, in the order in which a request passes:
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
+//! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
+//! - [`sampler`]: logits to a token.
 
 pub mod gguf;
 pub mod kernels;
 pub mod quant;
+pub mod sampler;
+pub mod template;
 pub mod tokenizer;
 
 mod error;
