@@ -3,6 +3,8 @@
 
 (() => {
   const HOUR = 3600;
+  // A daemon that has just begun has little to show, and shows it large.
+  const LEAST = 300;
   const box = document.getElementById("chart");
   const key = document.getElementById("chart-key");
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -39,14 +41,17 @@
     plot?.destroy();
     const grid = { stroke: css("--line"), width: 1 };
     const axis = { stroke: css("--ink-3"), font: `11px ${css("--sans")}`, grid, ticks: { show: false } };
-    const now = () => data[0][data[0].length - 1] ?? Date.now() / 1000;
+    const range = () => {
+      const now = data[0][data[0].length - 1] ?? Date.now() / 1000;
+      return [Math.max(now - HOUR, Math.min(data[0][0] ?? now, now - LEAST)), now];
+    };
     plot = new uPlot(
       {
         width: box.clientWidth,
         height: box.clientHeight,
         legend: { show: false },
         cursor: { y: false, points: { size: 6 } },
-        scales: { x: { range: () => [now() - HOUR, now()] }, y: { range: [0, 100] } },
+        scales: { x: { range }, y: { range: [0, 100] } },
         axes: [
           { ...axis, grid: { show: false }, values: (_, splits) => splits.map(clock), space: 80, size: 28 },
           { ...axis, values: (_, splits) => splits.map((v) => `${v} %`), splits: [0, 50, 100], size: 48 },

@@ -33,17 +33,56 @@ def engine(tmp_path_factory):
     engine.stop()
 
 
+# What the probe reads in place of a driver. The reference card, with a desktop and a model server on it.
+CARD = {
+    "name": "NVIDIA GeForce RTX 5060",
+    "uuid": "GPU-5e8c1f0a-0000-4000-8000-000000005060",
+    "memory": {"total": 8151 << 20, "used": 5427 << 20, "free": 2496 << 20},
+    "utilisation": 38,
+    "power_watts": 87.4,
+    "power_limit_watts": 145,
+    "celsius": 54,
+    "fan_percent": 36,
+    "clock_mhz": 2497,
+    "memory_clock_mhz": 14001,
+    "throttle": [],
+    "processes": [
+        {"pid": 2210, "name": "vllm", "bytes": 4864 << 20},
+        {"pid": 1127, "name": "Xorg", "bytes": 310 << 20},
+    ],
+}
+
+
+def write_card(file: Path, card: dict):
+    """At once: the daemon may be reading."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps([card]))
+    fresh.rename(file)
+
+
 @pytest.fixture(scope="session")
-def daemon(tmp_path_factory, engine):
+def card_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("card") / "card.json"
+    write_card(file, CARD)
+    return file
+
+
+@pytest.fixture
+def card(card_file):
+    """Changes some of the card's figures for the length of a test."""
+    yield lambda **figures: write_card(card_file, CARD | figures)
+    write_card(card_file, CARD)
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory, engine, card_file):
     """The daemon that most tests share: a card in a file, a Docker engine, and the owner's own stack."""
     folder = tmp_path_factory.mktemp("shared")
-    card = folder / "card.json"
-    card.write_text(json.dumps(CARD))
     stacks = folder / "stacks"
     stacks.mkdir()
     (stacks / "hello.yaml").write_text(engine.stack())
     config = {
-        "gpu": {"probe": {"fixed": str(card)}},
+        "gpu": {"probe": {"fixed": str(card_file)}},
         "docker": {"host": engine.host, "stacks": str(stacks)},
         "models": {"python_index": python_index()},
         "engine": {"context": 2048},
@@ -94,5 +133,3 @@ def chat_model(browser):
     name = browser.see(f"#installed tr[data-model*='{CHAT_MODEL}'] strong", timeout=120).text
     return name
 
-
-CARD = {}
