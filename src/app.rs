@@ -33,6 +33,8 @@ pub struct App {
     pub usage: Usage,
     /// What can be served, and the pulls.
     pub models: Models,
+    /// What would serve a model; only `placement` starts it.
+    pub runtime: Runtime,
     /// Who holds the card and the host's memory.
     pub placement: Placement,
     /// The Docker engine, there or not.
@@ -70,7 +72,7 @@ impl App {
         let metrics = Db::open_metrics(&state.join("metrics.db")).await?;
         let tenants = CancellationToken::new();
         let (_, budget) = watch::channel(placement::budget(&config)?);
-        let placement = Placement::with_runtime(runtime, Limits::new(&config), budget, tenants.clone());
+        let placement = Placement::with_runtime(runtime.clone(), Limits::new(&config), budget, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
         Ok(Self {
@@ -78,6 +80,7 @@ impl App {
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
             models: Models::open(&config, db.clone()).await.context("cannot read the list of models")?,
+            runtime,
             placement,
             docker,
             stacks: stacks.await.context("cannot read which stacks are wanted")?,

@@ -18,6 +18,12 @@ document.addEventListener("htmx:sse:error", (event) => {
   if (event.detail.status === 401) location.assign("/login");
 });
 
+// A form that was obeyed is ready for the next wish.
+document.addEventListener("htmx:after:request", (event) => {
+  const { sourceElement, response } = event.detail.ctx;
+  if (sourceElement.matches("form[data-reset]") && response?.raw.ok) sourceElement.reset();
+});
+
 async function copy(text) {
   // The clipboard interface exists on HTTPS and localhost only; at home the appliance speaks plain HTTP.
   if (navigator.clipboard) return navigator.clipboard.writeText(text);

@@ -5,7 +5,6 @@ use crate::app::App;
 use crate::docker::{self, Container};
 use crate::gpu::{Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
-use crate::runtime::Claim;
 use crate::web::containers;
 use crate::web::error::{Error, wants_html};
 use crate::web::figures::{self, Card, Machine};
@@ -98,7 +97,7 @@ impl<'a> Live<'a> {
             summary: Summary::of(sample, placement),
             cards: sample.cards.iter().map(Card::of).collect(),
             machine: Machine::of(&sample.host, placement, now.uptime),
-            budget: format!("{} of {} held", claim(&placement.held), claim(&placement.budget)),
+            budget: format!("{} of {} held", words::claim(&placement.held), words::claim(&placement.budget)),
             tenants: placement.tenants.iter().map(Tenant::of).collect(),
             notes: placement.waiting.iter().map(waiting).collect(),
             problems: problems(placement, now.at),
@@ -154,20 +153,10 @@ impl Tenant {
             runtime: format!("{} · {}", tenant.runtime, tenant.quant),
             class,
             state,
-            predicted: claim(&tenant.predicted),
+            predicted: words::claim(&tenant.predicted),
             measured: tenant.measured_ram.map_or("–".into(), words::size),
             requests: format!("{} of {}", tenant.leases, tenant.slots),
         }
-    }
-}
-
-/// Bytes of a claim, for a narrow column.
-fn claim(claim: &Claim) -> String {
-    let on_cards: u64 = claim.vram.values().sum();
-    match (on_cards, claim.ram) {
-        (0, ram) => words::size(ram),
-        (vram, 0) => words::size(vram),
-        (vram, ram) => format!("{} + {}", words::size(vram), words::size(ram)),
     }
 }
 
@@ -264,6 +253,7 @@ mod tests {
     use super::*;
     use crate::gpu::Snapshot;
     use crate::placement::Swap;
+    use crate::runtime::Claim;
 
     fn tenant(state: TenantState, leases: usize) -> TenantStatus {
         TenantStatus {

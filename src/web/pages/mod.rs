@@ -1,9 +1,11 @@
 //! One file a page: what it shows, prepared by pure functions from what the handles know, and its handlers, which
 //! extract, ask and answer. `templates/` mirrors this folder.
 
+mod chat;
 mod doorstep;
 mod home;
 mod keys;
+mod models;
 
 use super::error::{Error, notices};
 use super::session::Htmx;
@@ -15,7 +17,12 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 /// Every page's routes.
 pub fn router() -> Router<App> {
-    Router::new().merge(doorstep::router()).merge(home::router()).merge(keys::router())
+    Router::new()
+        .merge(doorstep::router())
+        .merge(home::router())
+        .merge(chat::router())
+        .merge(models::router())
+        .merge(keys::router())
 }
 
 /// The pages in the rail.
