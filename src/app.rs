@@ -13,7 +13,6 @@ use crate::stacks::Stacks;
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Handles on everything that a request may need. Each is cheap to clone, and so is the whole.
@@ -71,7 +70,8 @@ impl App {
         let db = Db::open_main(&state.join("sovereign.db")).await?;
         let metrics = Db::open_metrics(&state.join("metrics.db")).await?;
         let tenants = CancellationToken::new();
-        let (_, budget) = watch::channel(placement::budget(&config)?);
+        let gpu = gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?;
+        let budget = placement::follow(&config, gpu.samples())?;
         let placement = Placement::with_runtime(runtime.clone(), Limits::new(&config), budget, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
@@ -84,7 +84,7 @@ impl App {
             placement,
             docker,
             stacks: stacks.await.context("cannot read which stacks are wanted")?,
-            gpu: gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?,
+            gpu,
             started: Instant::now(),
             closing: CancellationToken::new(),
             tenants,

@@ -13,7 +13,7 @@ mod refusal;
 mod status;
 mod task;
 
-pub use budget::budget;
+pub use budget::{budget, follow};
 pub use plan::Limits;
 pub use refusal::Refusal;
 pub use status::{Status, Swap, TenantState, TenantStatus, Waiting};
