@@ -3,9 +3,14 @@
 //! Of a request only `model` is read, and of an answer only its usage: what either side knows and we do not passes
 //! through.
 
+mod ask;
 mod caller;
+mod completions;
 mod error;
+mod events;
 mod hosts;
+mod models;
+mod record;
 
 pub use caller::{Caller, Trusted};
 pub use hosts::{Hosts, check_hosts};
@@ -13,16 +18,26 @@ pub use hosts::{Hosts, check_hosts};
 use crate::app::App;
 use crate::worker::openai::Error;
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
+
+/// Bytes that a request may have: pictures travel inside of it.
+const LARGEST: usize = 64 << 20;
 
 /// Everything below `/v1`.
 pub fn router() -> Router<App> {
-    let routes =
-        Router::new().route("/embeddings", post(embeddings)).fallback(no_route).method_not_allowed_fallback(no_method);
+    let routes = Router::new()
+        .route("/chat/completions", post(completions::chat))
+        .route("/completions", post(completions::text))
+        .route("/embeddings", post(embeddings))
+        .route("/models", get(models::list))
+        .route("/models/{*id}", get(models::get))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(LARGEST));
     Router::new().nest("/v1", routes)
 }
 
