@@ -13,7 +13,7 @@ pub use keys::{Created, NewKey};
 pub use models::{ModelList, NewPull};
 pub use problem::{Body, Problem};
 pub use session::behind_session;
-pub use status::Status;
+pub use status::{Docker, Status};
 
 use crate::app::App;
 use axum::Router;

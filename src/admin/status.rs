@@ -23,15 +23,38 @@ pub struct Status {
     pub placement: Arc<placement::Status>,
     /// What the card and the host do.
     pub now: Arc<gpu::Sample>,
+    /// Models that can be served.
+    pub models: usize,
+    /// The Docker engine.
+    pub docker: Docker,
+}
+
+/// The Docker engine, there or not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Docker {
+    /// Its version; none when no engine answers.
+    pub version: Option<String>,
+    /// Why no engine answers.
+    pub problem: Option<String>,
+    /// Our containers, whatever their state.
+    pub containers: usize,
 }
 
 async fn status(State(app): State<App>) -> Json<Status> {
     let placement = app.placement.status().borrow().clone();
+    let engine = app.docker.state().borrow().clone();
+    let docker = Docker {
+        version: engine.engine().map(|engine| engine.version.clone()),
+        problem: engine.absent().map(str::to_string),
+        containers: app.docker.containers().borrow().len(),
+    };
     Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         uptime: app.started.elapsed().as_secs(),
         placement,
         now: app.gpu.latest(),
+        models: app.models.list().len(),
+        docker,
     })
 }

@@ -63,6 +63,19 @@ impl Client {
         self.json(self.http.delete(url(path))).await
     }
 
+    /// Whether `GET path` finds something.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn exists(&self, path: &str) -> anyhow::Result<bool> {
+        let answer = self.http.get(url(path)).send().await.map_err(|error| self.unreachable(&error))?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            status => Err(refused(status, &answer.bytes().await.unwrap_or_default())),
+        }
+    }
+
     /// `GET path`, as it comes: for streams.
     ///
     /// # Errors
@@ -151,7 +164,11 @@ fn io_kind(error: &egress::HttpError) -> Option<std::io::ErrorKind> {
 /// # Errors
 /// The future's, or that the system gives no event queue.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let result = runtime.block_on(future);
+    // Somebody may still wait for a line from the terminal; nobody wants it any more.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

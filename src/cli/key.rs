@@ -8,6 +8,8 @@ use crate::auth;
 use clap::Subcommand;
 use std::process::ExitCode;
 
+/// Create, list and revoke API keys.
+///
 /// Programs on other machines show a key: `Authorization: Bearer sk-sov-...`. Those on this machine need none, unless
 /// the configuration says otherwise.
 #[derive(Debug, clap::Args)]

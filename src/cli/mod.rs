@@ -38,21 +38,16 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon in the foreground.
     Serve(serve::Serve),
     /// Serve one model file by itself, without the daemon.
     Worker(worker::Worker),
-    /// Show what the daemon runs and what holds the card.
     Status(status::Status),
     /// Pull, list, inspect and remove models.
     Model(model::Model),
     /// List, start, stop and remove stacks of containers.
     Stack(stack::Stack),
-    /// Talk to a model.
     Chat(chat::Chat),
-    /// Look for what keeps this machine from serving well.
     Doctor(doctor::Doctor),
-    /// Create, list and revoke API keys.
     Key(key::Key),
 }
 

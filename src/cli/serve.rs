@@ -12,6 +12,8 @@ use tracing_subscriber::EnvFilter;
 /// The daemon waits more than it computes; each further thread costs memory that models could use.
 const THREADS: usize = 2;
 
+/// Run the daemon in the foreground.
+///
 /// Runs until SIGTERM or Ctrl-C. Prints where the dashboard is and, until a password is set, the link to set one.
 ///
 /// It logs to standard error; RUST_LOG=debug says more.

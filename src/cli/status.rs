@@ -10,6 +10,8 @@ use crate::placement::{TenantState, TenantStatus};
 use std::fmt::Write;
 use std::process::ExitCode;
 
+/// Show what the daemon runs and what holds the card.
+///
 /// Asks the daemon. It fails when none runs, so that scripts can wait for one.
 #[derive(Debug, clap::Args)]
 pub struct Status {
@@ -45,7 +47,9 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
         writeln!(out, "Card      {}", card_line(card))?;
     }
     let placement = &status.placement;
-    writeln!(out, "Models    {} held of the budget of {}", Bytes(placement.held.ram), placement.budget)?;
+    writeln!(out, "Memory    {} held by models, of the budget of {}", Bytes(placement.held.ram), placement.budget)?;
+    writeln!(out, "Models    {} installed, {} loaded", status.models, placement.tenants.len())?;
+    writeln!(out, "Docker    {}", docker_line(&status.docker))?;
 
     if placement.tenants.is_empty() {
         writeln!(out, "\nNo model is loaded; the first question loads one.")?;
@@ -69,6 +73,14 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
         writeln!(out, "{} requests wait for {}, the oldest for {since}", waiting.requests, waiting.model)?;
     }
     Ok(out)
+}
+
+fn docker_line(docker: &admin::Docker) -> String {
+    match (&docker.version, &docker.problem) {
+        (Some(version), _) => format!("{version}, {} containers of ours", docker.containers),
+        (None, Some(problem)) => problem.clone(),
+        (None, None) => "absent".into(),
+    }
 }
 
 fn card_line(card: &Snapshot) -> String {
