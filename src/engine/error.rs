@@ -1,4 +1,5 @@
 use super::gguf;
+use super::kernels::OutOfMemory;
 
 /// Why the engine cannot do what it was asked: each variant is a thing that a caller may treat differently.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum Error {
     /// The request is at fault.
     #[error("{0}")]
     Request(String),
+    /// What the model, or a cache of the size that was asked for, takes is not to be had.
+    #[error("{0}; a shorter context or fewer slots take less")]
+    Memory(#[from] OutOfMemory),
     /// A forward pass gave what is no number: damaged weights, or a defect of a kernel.
     #[error("the model computed {0}, which is no number; its file may be damaged")]
     NotFinite(f32),

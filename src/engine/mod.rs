@@ -3,12 +3,17 @@
 //! The map, in the order in which a request passes:
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
+//! - [`footprint`]: what the model takes, and whether it can be served: from its header alone.
 //! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
+//! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
 //! - [`sampler`]: logits to a token.
 
+pub mod footprint;
 pub mod gguf;
 pub mod kernels;
+pub mod kv_cache;
+pub mod model;
 pub mod quant;
 pub mod sampler;
 pub mod template;

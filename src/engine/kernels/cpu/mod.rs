@@ -13,6 +13,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+pub use attention::MAX_HEAD;
 pub use cache::Cache;
 pub use isa::Isa;
 pub use matmul::Matrix;

@@ -1,0 +1,280 @@
+use crate::engine::Error;
+use crate::engine::gguf::{Header, Metadata, Value};
+use crate::engine::kernels::cpu::MAX_HEAD;
+
+/// Beyond these a header is not believed: several times what the largest models have.
+const MAX_LAYERS: u64 = 1024;
+const MAX_HEADS: u64 = 1024;
+const MAX_WIDTH: u64 = 1 << 17;
+const MAX_HIDDEN: u64 = 1 << 20;
+const MAX_VOCABULARY: u64 = 1 << 22;
+const MAX_CONTEXT: u64 = 1 << 28;
+
+/// Which forward pass a model needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama 2 and 3, Mistral, and who follows them.
+    Llama,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Gemma 3.
+    Gemma3,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Gemma3];
+
+    /// Its name in model files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Llama => "llama",
+            Architecture::Qwen2 => "qwen2",
+            Architecture::Gemma3 => "gemma3",
+        }
+    }
+
+    /// The one that a file says it needs.
+    ///
+    /// # Errors
+    /// When it is another, or none.
+    pub fn of(header: &Header) -> Result<Architecture, Error> {
+        let name: &str = header.metadata().get("general.architecture")?;
+        Architecture::ALL.into_iter().find(|architecture| architecture.name() == name).ok_or_else(|| {
+            let known = Architecture::ALL.map(Architecture::name).join(", ");
+            Error::Unsupported(format!("the architecture {name:?} is not supported; these are: {known}"))
+        })
+    }
+}
+
+/// The figures of a model's shape, checked: none is zero or absurd, and they fit each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hyper {
+    /// The forward pass.
+    pub architecture: Architecture,
+    /// Tokens that there are.
+    pub vocabulary: usize,
+    /// Positions that it was trained for.
+    pub context: usize,
+    /// Length of a token's activations.
+    pub width: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Dimensions of a head.
+    pub head: usize,
+    /// Length of the feed-forward network's activations.
+    pub hidden: usize,
+    /// What norms add to the mean square.
+    pub eps: f32,
+    /// Positions that a token sees in layers with a sliding window.
+    pub window: Option<usize>,
+    /// Whether each layer has that window.
+    pub windowed: Vec<bool>,
+    /// Base of the frequencies of rotation.
+    pub rope_base: f64,
+    /// Base in layers with a window.
+    pub rope_base_windowed: f64,
+    /// What positions are divided by.
+    pub rope_scale: f64,
+    /// What attention's scores are multiplied with.
+    pub attention_scale: f32,
+    /// What attention's scores are squashed to.
+    pub attention_softcap: Option<f32>,
+    /// What logits are squashed to.
+    pub logit_softcap: Option<f32>,
+}
+
+impl Hyper {
+    /// The figures that a file's header tells.
+    ///
+    /// # Errors
+    /// When the architecture isn't known, or a figure is missing, impossible or asks for what isn't supported.
+    pub fn of(header: &Header) -> Result<Hyper, Error> {
+        let architecture = Architecture::of(header)?;
+        let keys = Keys { metadata: header.metadata(), architecture: architecture.name() };
+        if keys.find("expert_count")?.unwrap_or(0_u64) > 0 {
+            return Err(Error::Unsupported("mixtures of experts are not supported".into()));
+        }
+        let width = keys.count("embedding_length", None, MAX_WIDTH)?;
+        let layers = keys.count("block_count", None, MAX_LAYERS)?;
+        let heads = keys.count("attention.head_count", None, MAX_HEADS)?;
+        let kv_heads = keys.count("attention.head_count_kv", Some(heads), MAX_HEADS)?;
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("{heads} heads of queries cannot share {kv_heads} heads of keys evenly");
+            return Err(Error::Inconsistent(problem));
+        }
+        let head = head(&keys, width, heads)?;
+        let vocabulary = vocabulary(header)?;
+        let gemma = architecture == Architecture::Gemma3;
+        let window = match architecture {
+            Architecture::Qwen2 => None,
+            _ => keys.find("attention.sliding_window")?.filter(|&window: &u32| window > 0),
+        };
+        let scale = match architecture {
+            // The 27B model alone scales by the width that a head would have if heads were as wide as the model.
+            Architecture::Gemma3 if layers == 62 => (width as f32 / heads as f32).sqrt().recip(),
+            _ => (head as f32).sqrt().recip(),
+        };
+        Ok(Hyper {
+            architecture,
+            vocabulary,
+            context: keys.count("context_length", None, MAX_CONTEXT)?,
+            width,
+            layers,
+            heads,
+            kv_heads,
+            head,
+            hidden: keys.count("feed_forward_length", None, MAX_HIDDEN)?,
+            eps: keys.number("attention.layer_norm_rms_epsilon", None, 0.0..=1.0)?,
+            window: window.map(|window| window as usize),
+            windowed: windowed(&keys, layers, gemma, window.is_some())?,
+            rope_base: keys.number("rope.freq_base", Some(10_000.0), 1.0..=1e12)?.into(),
+            rope_base_windowed: match gemma {
+                true => keys.number("rope.freq_base_swa", Some(10_000.0), 1.0..=1e12)?.into(),
+                false => keys.number("rope.freq_base", Some(10_000.0), 1.0..=1e12)?.into(),
+            },
+            rope_scale: rope_scale(&keys)?,
+            attention_scale: scale,
+            attention_softcap: keys.softcap("attn_logit_softcapping")?,
+            logit_softcap: keys.softcap("final_logit_softcapping")?,
+        })
+    }
+
+    /// Length of all heads' queries.
+    pub fn queries(&self) -> usize {
+        self.heads * self.head
+    }
+
+    /// Length of all heads' keys, and of their values.
+    pub fn keys(&self) -> usize {
+        self.kv_heads * self.head
+    }
+
+    /// Bytes that the keys and values of one token take in all layers.
+    pub fn kv_bytes(&self) -> u64 {
+        // Keys and values in halves.
+        2 * 2 * self.layers as u64 * self.keys() as u64
+    }
+}
+
+fn head(keys: &Keys, width: usize, heads: usize) -> Result<usize, Error> {
+    let default = width.is_multiple_of(heads).then_some(width / heads);
+    let head = keys.count("attention.key_length", default, MAX_HEAD as u64)?;
+    let value = keys.count("attention.value_length", Some(head), MAX_HEAD as u64)?;
+    if value != head {
+        return Err(Error::Unsupported(format!("keys of {head} and values of {value} dimensions are not supported")));
+    }
+    let rotated = keys.count("rope.dimension_count", Some(head), MAX_HEAD as u64)?;
+    if rotated != head {
+        return Err(Error::Unsupported(format!("rotating {rotated} of a head's {head} dimensions is not supported")));
+    }
+    if !head.is_multiple_of(2) {
+        return Err(Error::Inconsistent(format!("a head of {head} dimensions cannot be rotated in pairs")));
+    }
+    Ok(head)
+}
+
+/// The rows of the table of embeddings; the tokenizer may know fewer tokens, not more.
+fn vocabulary(header: &Header) -> Result<usize, Error> {
+    let Some(table) = header.tensor("token_embd.weight") else {
+        return Err(Error::Inconsistent("the tensor token_embd.weight is missing".into()));
+    };
+    let rows = table.rows();
+    if rows > MAX_VOCABULARY {
+        return Err(Error::Inconsistent(format!("token_embd.weight has {rows} rows, more than {MAX_VOCABULARY}")));
+    }
+    if let Some(Value::Array(tokens)) = header.metadata().value("tokenizer.ggml.tokens")
+        && tokens.len > rows
+    {
+        let problem = format!("the tokenizer has {} tokens, and token_embd.weight {rows} rows", tokens.len);
+        return Err(Error::Inconsistent(problem));
+    }
+    Ok(rows as usize)
+}
+
+/// Which layers have a sliding window: the header tells one by one or by period; Gemma's default is five of six.
+fn windowed(keys: &Keys, layers: usize, gemma: bool, window: bool) -> Result<Vec<bool>, Error> {
+    const KEY: &str = "attention.sliding_window_pattern";
+    if !window {
+        return Ok(vec![false; layers]);
+    }
+    let key = keys.key(KEY);
+    if let Some(Value::Array(_)) = keys.metadata.value(&key) {
+        let pattern: Vec<bool> = keys.metadata.integers(&key)?.map(|windowed| windowed != 0).collect();
+        if pattern.len() < layers {
+            return Err(Error::Inconsistent(format!("{key:?} tells of {} layers, of {layers}", pattern.len())));
+        }
+        return Ok(pattern[..layers].to_vec());
+    }
+    let period = keys.find(KEY)?.unwrap_or(if gemma { 6_u32 } else { 0 }) as usize;
+    Ok((0..layers).map(|layer| period == 0 || layer % period < period - 1).collect())
+}
+
+fn rope_scale(keys: &Keys) -> Result<f64, Error> {
+    let kind: &str = keys.metadata.find(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
+    match kind {
+        "none" => return Ok(1.0),
+        "linear" => {}
+        _ => return Err(Error::Unsupported(format!("rope scaling of the type {kind:?} is not supported"))),
+    }
+    if let Some(factor) = keys.find("rope.scaling.attn_factor")?.filter(|&factor: &f32| factor != 1.0) {
+        return Err(Error::Unsupported(format!("an attention factor of {factor} is not supported")));
+    }
+    let key = match keys.find::<f32>("rope.scaling.factor")? {
+        Some(_) => "rope.scaling.factor",
+        None => "rope.scale_linear",
+    };
+    // Zero stands for none.
+    let factor = keys.number(key, Some(0.0), 0.0..=1e6)?;
+    Ok(if factor == 0.0 { 1.0 } else { f64::from(factor) })
+}
+
+/// The keys of an architecture.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: &'static str,
+}
+
+impl Keys<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn find<T: for<'a> crate::engine::gguf::FromValue<'a>>(&self, key: &str) -> Result<Option<T>, Error> {
+        Ok(self.metadata.find(&self.key(key))?)
+    }
+
+    fn count(&self, key: &str, default: Option<usize>, most: u64) -> Result<usize, Error> {
+        let count = match (self.find::<u64>(key)?, default) {
+            (Some(count), _) => count,
+            (None, Some(default)) => default as u64,
+            (None, None) => self.metadata.get::<u64>(&self.key(key))?,
+        };
+        if !(1..=most).contains(&count) {
+            return Err(Error::Inconsistent(format!("{:?} is {count}, not within 1..={most}", self.key(key))));
+        }
+        Ok(count as usize)
+    }
+
+    fn number(&self, key: &str, default: Option<f32>, within: std::ops::RangeInclusive<f32>) -> Result<f32, Error> {
+        let number = match (self.find::<f32>(key)?, default) {
+            (Some(number), _) => number,
+            (None, Some(default)) => default,
+            (None, None) => self.metadata.get::<f32>(&self.key(key))?,
+        };
+        if !within.contains(&number) {
+            return Err(Error::Inconsistent(format!("{:?} is {number}, not within {within:?}", self.key(key))));
+        }
+        Ok(number)
+    }
+
+    fn softcap(&self, key: &str) -> Result<Option<f32>, Error> {
+        // Zero stands for none.
+        let cap = self.number(key, Some(0.0), 0.0..=1e6)?;
+        Ok((cap > 0.0).then_some(cap))
+    }
+}

@@ -1,0 +1,168 @@
+//! What the architectures share: linear maps, the weights of attention and of the feed-forward network, the output.
+//!
+//! All are generic over what a matrix `M` and a vector `V` are: on a device that computes with them, or nothing at all
+//! where a header is only checked.
+
+use super::hyper::Hyper;
+use super::source::Source;
+use super::workspace::Workspace;
+use crate::engine::Error;
+use crate::engine::kernels::{Kernels, Product, Step};
+
+/// A matrix, and what is added to its products.
+pub struct Linear<M, V> {
+    /// [out features, in features]
+    pub weight: M,
+    /// [out features]
+    pub bias: Option<V>,
+}
+
+impl<M, V> Linear<M, V> {
+    /// `name.weight`, and `name.bias` if there is one.
+    ///
+    /// # Errors
+    /// When the weight is missing or either is unfit.
+    pub fn load<S>(source: &mut S, name: &str, outputs: usize, inputs: usize) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        Ok(Linear {
+            weight: source.matrix(&format!("{name}.weight"), outputs, inputs)?,
+            bias: source.find_vector(&format!("{name}.bias"), outputs)?,
+        })
+    }
+
+    /// The product with activations, into `out`.
+    pub fn product<'a, K>(&'a self, out: &'a mut K::Buffer) -> Product<'a, K>
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        Product { matrix: &self.weight, bias: self.bias.as_ref(), out }
+    }
+}
+
+/// The projections of attention.
+pub struct Heads<M, V> {
+    /// To queries.
+    pub q: Linear<M, V>,
+    /// To keys.
+    pub k: Linear<M, V>,
+    /// To values.
+    pub v: Linear<M, V>,
+    /// From the heads' results.
+    pub o: Linear<M, V>,
+}
+
+impl<M, V> Heads<M, V> {
+    /// Those of a layer.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S>(source: &mut S, layer: usize, hyper: &Hyper) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        let (width, queries, keys) = (hyper.width, hyper.queries(), hyper.keys());
+        Ok(Heads {
+            q: Linear::load(source, &format!("blk.{layer}.attn_q"), queries, width)?,
+            k: Linear::load(source, &format!("blk.{layer}.attn_k"), keys, width)?,
+            v: Linear::load(source, &format!("blk.{layer}.attn_v"), keys, width)?,
+            o: Linear::load(source, &format!("blk.{layer}.attn_output"), width, queries)?,
+        })
+    }
+}
+
+/// A gated feed-forward network.
+pub struct FeedForward<M, V> {
+    /// To what the gate's function is applied to.
+    pub gate: Linear<M, V>,
+    /// To what it is multiplied with.
+    pub up: Linear<M, V>,
+    /// Back.
+    pub down: Linear<M, V>,
+}
+
+impl<M, V> FeedForward<M, V> {
+    /// That of a layer.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S>(source: &mut S, layer: usize, hyper: &Hyper) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        Ok(FeedForward {
+            gate: Linear::load(source, &format!("blk.{layer}.ffn_gate"), hyper.hidden, hyper.width)?,
+            up: Linear::load(source, &format!("blk.{layer}.ffn_up"), hyper.hidden, hyper.width)?,
+            down: Linear::load(source, &format!("blk.{layer}.ffn_down"), hyper.width, hyper.hidden)?,
+        })
+    }
+}
+
+/// The table of embeddings, and the way back from activations to tokens.
+pub struct Ends<M, V> {
+    /// [vocabulary, width]
+    embeddings: M,
+    /// [width]
+    norm: V,
+    /// [vocabulary, width]; the table of embeddings itself where a file has none.
+    output: Option<Linear<M, V>>,
+}
+
+impl<M, V> Ends<M, V> {
+    /// Those of a model.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S>(source: &mut S, hyper: &Hyper) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        let (vocabulary, width) = (hyper.vocabulary, hyper.width);
+        let weight = source.find_matrix("output.weight", vocabulary, width)?;
+        Ok(Ends {
+            embeddings: source.matrix("token_embd.weight", vocabulary, width)?,
+            norm: source.vector("output_norm.weight", width)?,
+            output: match weight {
+                Some(weight) => Some(Linear { weight, bias: source.find_vector("output.bias", vocabulary)? }),
+                None => None,
+            },
+        })
+    }
+
+    /// Activations of a step's tokens, into `w.x` [rows, width].
+    pub fn embed<K>(&self, k: &K, step: &Step, scale: f32, w: &mut Workspace<K>)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        k.embed(&self.embeddings, &step.tokens, scale, &mut w.x);
+    }
+
+    /// Logits of those rows of `w.x`, into `w.logits` [rows, vocabulary].
+    pub fn logits<K>(&self, k: &K, hyper: &Hyper, rows: &[usize], w: &mut Workspace<K>)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        // [rows, width] -> [rows, width] -> [rows, vocabulary]
+        k.gather(&w.x, rows, hyper.width, &mut w.y);
+        k.norm(&w.y, &self.norm, hyper.eps, rows.len(), &mut w.h);
+        let product = match &self.output {
+            Some(output) => output.product(&mut w.logits),
+            None => Product { matrix: &self.embeddings, bias: None, out: &mut w.logits },
+        };
+        k.matmul(&w.h, rows.len(), &mut [product]);
+        if let Some(cap) = hyper.logit_softcap {
+            k.softcap(&mut w.logits, cap, rows.len() * hyper.vocabulary);
+        }
+    }
+}
+
+/// The frequencies by which pairs of a head's dimensions are rotated: `base^(-2 i / head)`, each divided by its factor.
+pub fn frequencies(head: usize, base: f64, scale: f64, factors: Option<&[f32]>) -> Vec<f64> {
+    (0..head / 2)
+        .map(|i| {
+            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
+            base.powf(-2.0 * i as f64 / head as f64) / scale / factor
+        })
+        .collect()
+}

@@ -1,0 +1,99 @@
+//! Llama 2 and 3, Mistral, and who follows them.
+
+use super::hyper::Hyper;
+use super::layers::{Ends, FeedForward, Heads, frequencies};
+use super::source::Source;
+use super::workspace::Workspace;
+use crate::engine::Error;
+use crate::engine::kernels::{Attention, Gate, Kernels, Pairs, Rotation, Step};
+
+/// The weights.
+pub struct Llama<M, V> {
+    ends: Ends<M, V>,
+    layers: Vec<Layer<M, V>>,
+    /// [head / 2]
+    frequencies: Vec<f64>,
+}
+
+struct Layer<M, V> {
+    attention_norm: V,
+    heads: Heads<M, V>,
+    feed_forward_norm: V,
+    feed_forward: FeedForward<M, V>,
+}
+
+impl<M, V> Llama<M, V> {
+    /// Takes the weights from `source`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S>(source: &mut S, hyper: &Hyper) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        // Llama 3.1 stretches low frequencies, each by a factor of its own.
+        let factors = source.numbers("rope_freqs.weight", hyper.head / 2)?;
+        let layer = |layer| {
+            Ok(Layer {
+                attention_norm: source.vector(&format!("blk.{layer}.attn_norm.weight"), hyper.width)?,
+                heads: Heads::load(source, layer, hyper)?,
+                feed_forward_norm: source.vector(&format!("blk.{layer}.ffn_norm.weight"), hyper.width)?,
+                feed_forward: FeedForward::load(source, layer, hyper)?,
+            })
+        };
+        let layers = (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?;
+        Ok(Llama {
+            ends: Ends::load(source, hyper)?,
+            layers,
+            frequencies: frequencies(hyper.head, hyper.rope_base, hyper.rope_scale, factors.as_deref()),
+        })
+    }
+
+    /// The end of the pass.
+    pub fn ends(&self) -> &Ends<M, V> {
+        &self.ends
+    }
+
+    /// Takes the tokens of `step` through all layers, into `w.x` [rows, width].
+    pub fn forward<K>(&self, k: &K, hyper: &Hyper, step: &Step, cache: &mut K::Cache, w: &mut Workspace<K>)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        let rows = step.rows();
+        // x: [rows, width]
+        self.ends.embed(k, step, 1.0, w);
+        k.angles(&step.positions, &self.frequencies, &mut w.angles);
+        for (index, layer) in self.layers.iter().enumerate() {
+            // Attention. h: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
+            k.norm(&w.x, &layer.attention_norm, hyper.eps, rows, &mut w.h);
+            let heads = &layer.heads;
+            k.matmul(
+                &w.h,
+                rows,
+                &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)],
+            );
+            let rotation =
+                |heads| Rotation { heads, size: hyper.head, pairs: Pairs::Adjacent, norm: None, angles: &w.angles };
+            k.rotate(&mut w.q, rows, &rotation(hyper.heads));
+            k.rotate(&mut w.k, rows, &rotation(hyper.kv_heads));
+            k.store(&w.k, &w.v, step, index, cache);
+            let attention = Attention {
+                heads: hyper.heads,
+                scale: hyper.attention_scale,
+                window: hyper.window.filter(|_| hyper.windowed[index]),
+                softcap: hyper.attention_softcap,
+            };
+            k.attend(&w.q, cache, index, step, &attention, &mut w.a);
+            k.matmul(&w.a, rows, &mut [heads.o.product(&mut w.y)]);
+            k.add(&mut w.x, &w.y, rows * hyper.width);
+
+            // Feed-forward. h, y: [rows, width]; gate, up: [rows, hidden]
+            k.norm(&w.x, &layer.feed_forward_norm, hyper.eps, rows, &mut w.h);
+            let feed_forward = &layer.feed_forward;
+            k.matmul(&w.h, rows, &mut [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)]);
+            k.gate(Gate::Silu, &mut w.gate, &w.up, rows * hyper.hidden);
+            k.matmul(&w.gate, rows, &mut [feed_forward.down.product(&mut w.y)]);
+            k.add(&mut w.x, &w.y, rows * hyper.width);
+        }
+    }
+}

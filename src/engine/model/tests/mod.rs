@@ -1,0 +1,184 @@
+mod refusals;
+mod tiny;
+
+use super::*;
+use crate::engine::quant::Format;
+use crate::engine::quant::tests::nmse;
+use tiny::Tiny;
+
+/// What is left when floats are added in another order, and a key on the border between two halves goes to the other.
+const EXACT: f64 = 1e-6;
+
+const TOKENS: [u32; 20] = [3, 14, 15, 9, 2, 6, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 3, 0, 49];
+
+fn load(tiny: &Tiny) -> Model {
+    Model::load(tiny.gguf(), Options { threads: Some(2) }).unwrap()
+}
+
+/// The logits after each token, when they come in pieces of `piece`.
+fn logits(model: &Model, cache: &mut KvCache, slot: usize, tokens: &[u32], piece: usize) -> Vec<f32> {
+    let mut all = Vec::new();
+    for tokens in tokens.chunks(piece) {
+        let mut batch = Batch::new();
+        for &token in tokens {
+            batch.push(token, slot, cache.len(slot) + batch.len(), true);
+        }
+        let logits = model.forward(cache, &batch).unwrap();
+        (0..logits.rows()).for_each(|row| all.extend(logits.row(row)));
+    }
+    all
+}
+
+/// That the logits are those of the plain computation.
+fn check(tiny: &Tiny, error: f64) {
+    let gguf = tiny.gguf();
+    let expected = tiny.reference(&gguf, &TOKENS).concat();
+    let model = Model::load(gguf, Options { threads: Some(2) }).unwrap();
+    for piece in [1, 3, 8, 20] {
+        let mut cache = model.cache(2, 32).unwrap();
+        let found = logits(&model, &mut cache, 1, &TOKENS, piece);
+        let nmse = nmse(&found, &expected);
+        assert!(nmse < error, "{tiny:?} in pieces of {piece}: nmse {nmse}");
+    }
+}
+
+#[test]
+fn llama() {
+    let llama = Tiny::new("llama");
+    check(&llama, EXACT);
+    check(&Tiny { tied: true, kv_heads: 4, ..llama.clone() }, EXACT);
+    check(&Tiny { factors: true, ..llama.clone() }, EXACT);
+    check(&Tiny { linear: Some(4.0), ..llama.clone() }, EXACT);
+    check(&Tiny { window: Some(6), ..llama }, EXACT);
+}
+
+#[test]
+fn qwen2() {
+    let qwen = Tiny::new("qwen2");
+    check(&qwen, EXACT);
+    check(&Tiny { tied: true, heads: 6, kv_heads: 1, ..qwen }, EXACT);
+}
+
+#[test]
+fn gemma3() {
+    let gemma = Tiny::new("gemma3");
+    check(&gemma, EXACT);
+    check(&Tiny { softcap: Some(3.0), kv_heads: 1, ..gemma.clone() }, EXACT);
+    check(&Tiny { linear: Some(8.0), tied: false, ..gemma }, EXACT);
+}
+
+#[test]
+fn every_format() {
+    for format in Format::ALL {
+        // Activations are rounded to 8 bits on their way through quantised layers.
+        let error = if format.block_len() == 1 { EXACT } else { 3e-3 };
+        check(&Tiny { format, width: 256, head: 64, hidden: 512, ..Tiny::new("qwen2") }, error);
+    }
+}
+
+#[test]
+fn slots_do_not_see_each_other() {
+    for architecture in ["llama", "qwen2", "gemma3"] {
+        let model = load(&Tiny::new(architecture));
+        let (a, b) = TOKENS.split_at(9);
+        let alone = |tokens: &[u32]| logits(&model, &mut model.cache(1, 32).unwrap(), 0, tokens, 32);
+        let (alone_a, alone_b) = (alone(a), alone(b));
+
+        // A prompt and an answer's steps in the same batches, in slots other than those alone.
+        let mut cache = model.cache(3, 32).unwrap();
+        let mut together = [Vec::new(), Vec::new()];
+        let (mut a, mut b) = (a.iter().enumerate(), b.iter().enumerate());
+        loop {
+            let mut batch = Batch::new();
+            for (position, &token) in a.by_ref().take(1) {
+                batch.push(token, 2, position, true);
+            }
+            for (position, &token) in b.by_ref().take(4) {
+                batch.push(token, 0, position, true);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let logits = model.forward(&mut cache, &batch).unwrap();
+            for (row, entry) in batch.entries().iter().enumerate() {
+                together[usize::from(entry.slot == 0)].extend(logits.row(row));
+            }
+        }
+        let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+        assert!(nmse(&together[0], &wide(&alone_a)) < 1e-10);
+        assert!(nmse(&together[1], &wide(&alone_b)) < 1e-10);
+        assert_eq!((cache.len(0), cache.len(1), cache.len(2)), (11, 0, 9));
+    }
+}
+
+#[test]
+fn a_prefix_is_kept() {
+    let model = load(&Tiny::new("gemma3"));
+    let mut cache = model.cache(1, 32).unwrap();
+    let fresh = logits(&model, &mut cache, 0, &TOKENS, 4);
+    // Another ending, then the first one again.
+    cache.truncate(0, 12);
+    logits(&model, &mut cache, 0, &[1, 1, 1, 1], 4);
+    cache.truncate(0, 12);
+    cache.truncate(0, 99);
+    assert_eq!(cache.len(0), 12);
+    let again = logits(&model, &mut cache, 0, &TOKENS[12..], 4);
+    assert_eq!(fresh[12 * 50..], again);
+}
+
+#[test]
+fn only_what_wants_logits_gets_them() {
+    let model = load(&Tiny::new("llama"));
+    let all = logits(&model, &mut model.cache(1, 32).unwrap(), 0, &TOKENS, 32);
+    let mut cache = model.cache(1, 32).unwrap();
+    let mut batch = Batch::new();
+    for (position, &token) in TOKENS.iter().enumerate() {
+        batch.push(token, 0, position, [4, 5, 19].contains(&position));
+    }
+    let logits = model.forward(&mut cache, &batch).unwrap();
+    assert_eq!(logits.rows(), 3);
+    for (row, position) in [4, 5, 19].into_iter().enumerate() {
+        assert_eq!(logits.row(row), &all[position * 50..][..50]);
+    }
+    batch.clear();
+    assert_eq!(model.forward(&mut cache, &batch).unwrap().rows(), 0);
+}
+
+#[test]
+fn a_long_batch_goes_through_in_steps() {
+    let model = load(&Tiny::new("llama"));
+    let tokens: Vec<u32> = (0..ROWS as u32 + 50).map(|i| i * 7 % 50).collect();
+    let mut whole = model.cache(1, 512).unwrap();
+    let mut pieces = model.cache(1, 512).unwrap();
+    let found = logits(&model, &mut whole, 0, &tokens, tokens.len());
+    assert_eq!(found.len(), tokens.len() * 50);
+    let expected: Vec<f64> = logits(&model, &mut pieces, 0, &tokens, 16).into_iter().map(f64::from).collect();
+    assert!(nmse(&found, &expected) < 1e-10);
+}
+
+#[test]
+fn requests_out_of_bounds_change_nothing() {
+    let model = load(&Tiny::new("qwen2"));
+    let mut cache = model.cache(2, 8).unwrap();
+    let before = logits(&model, &mut cache, 0, &TOKENS[..4], 4);
+    let mut check = |entries: &[(u32, usize, usize)], words: &str| {
+        let mut batch = Batch::new();
+        entries.iter().for_each(|&(token, slot, position)| batch.push(token, slot, position, true));
+        let error = model.forward(&mut cache, &batch).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!((cache.len(0), cache.len(1)), (4, 0));
+    };
+    check(&[(1, 0, 4), (50, 0, 5)], "no token 50; the vocabulary has 50");
+    check(&[(1, 2, 0)], "no slot 2; the cache has 2");
+    check(&[(1, 0, 4), (1, 0, 6)], "position 6 of slot 0, which holds 5 tokens");
+    check(&[(1, 0, 3)], "position 3 of slot 0, which holds 4 tokens");
+    let long: Vec<_> = (0..9).map(|position| (1, 1, position)).collect();
+    check(&long, "slot 1 is full: its context is 8 tokens long");
+    cache.truncate(0, 0);
+    assert_eq!(logits(&model, &mut cache, 0, &TOKENS[..4], 4), before);
+
+    let other = load(&Tiny::new("qwen2"));
+    assert!(other.forward(&mut cache, &Batch::new()).unwrap_err().to_string().contains("another model"));
+    assert!(model.cache(0, 8).is_err() && model.cache(1, 0).is_err());
+    assert!(model.cache(usize::MAX, usize::MAX).is_err());
+}

@@ -1,0 +1,87 @@
+use super::hyper::Hyper;
+use crate::engine::Error;
+use crate::engine::kernels::Kernels;
+use crate::engine::kernels::cpu::Cpu;
+
+/// Tokens of a step at most; a longer batch goes through in several. Enough that reading the weights is amortised.
+pub const ROWS: usize = 256;
+
+/// The buffers of a forward pass. Lengths are those of [`ROWS`] rows, or of fewer where a cache holds fewer tokens.
+pub struct Workspace<K: Kernels> {
+    /// The residual stream. [rows, width]
+    pub x: K::Buffer,
+    /// What is normalised. [rows, width]
+    pub h: K::Buffer,
+    /// What goes back to the residual stream. [rows, width]
+    pub y: K::Buffer,
+    /// Queries. [rows, heads, head]
+    pub q: K::Buffer,
+    /// Keys. [rows, kv heads, head]
+    pub k: K::Buffer,
+    /// Values. [rows, kv heads, head]
+    pub v: K::Buffer,
+    /// Results of attention. [rows, heads, head]
+    pub a: K::Buffer,
+    /// [rows, hidden]
+    pub gate: K::Buffer,
+    /// [rows, hidden]
+    pub up: K::Buffer,
+    /// Cosines and sines of the positions. [rows, head / 2, 2]
+    pub angles: K::Buffer,
+    /// The same, in layers with a window where those differ. [rows, head / 2, 2]
+    pub angles_windowed: K::Buffer,
+    /// [logit rows, vocabulary]
+    pub logits: K::Buffer,
+    /// Rows of tokens that there is room for.
+    pub rows: usize,
+    /// Rows of logits that there is room for.
+    pub logit_rows: usize,
+}
+
+impl<K: Kernels> Workspace<K> {
+    /// For a cache of so many slots.
+    ///
+    /// # Errors
+    /// When the memory is not to be had.
+    pub fn new(kernels: &K, hyper: &Hyper, slots: usize, context: usize) -> Result<Self, Error> {
+        let lengths = Lengths::new(slots, context);
+        let rows = |len: usize| kernels.buffer(lengths.rows * len);
+        Ok(Workspace {
+            x: rows(hyper.width)?,
+            h: rows(hyper.width)?,
+            y: rows(hyper.width)?,
+            q: rows(hyper.queries())?,
+            k: rows(hyper.keys())?,
+            v: rows(hyper.keys())?,
+            a: rows(hyper.queries())?,
+            gate: rows(hyper.hidden)?,
+            up: rows(hyper.hidden)?,
+            angles: rows(hyper.head)?,
+            angles_windowed: rows(hyper.head)?,
+            logits: kernels.buffer(lengths.logit_rows * hyper.vocabulary)?,
+            rows: lengths.rows,
+            logit_rows: lengths.logit_rows,
+        })
+    }
+}
+
+/// How many rows a workspace has.
+struct Lengths {
+    rows: usize,
+    logit_rows: usize,
+}
+
+impl Lengths {
+    fn new(slots: usize, context: usize) -> Lengths {
+        let rows = ROWS.min(slots.saturating_mul(context)).max(1);
+        Lengths { rows, logit_rows: slots.clamp(1, rows) }
+    }
+}
+
+/// Bytes of a workspace, with what products and the logits that are handed out take besides.
+pub fn workspace_bytes(hyper: &Hyper, slots: usize, context: usize) -> u64 {
+    let Lengths { rows, logit_rows } = Lengths::new(slots, context);
+    let a_row = 3 * hyper.width + 2 * hyper.queries() + 2 * hyper.keys() + 2 * hyper.hidden + 2 * hyper.head;
+    let longest = hyper.width.max(hyper.queries()).max(hyper.hidden);
+    4 * (rows * a_row) as u64 + 2 * 4 * (logit_rows * hyper.vocabulary) as u64 + Cpu::scratch_bytes(rows, longest)
+}
