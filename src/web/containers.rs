@@ -1,6 +1,7 @@
 //! Containers, as the pages show them.
 
 use crate::docker::{Container, Publish, Status};
+use crate::stacks::ServiceView;
 
 /// One container.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,16 +16,21 @@ pub struct Row {
 }
 
 impl Row {
-    /// What is shown of `container`.
+    /// What is shown of a container.
     pub fn of(container: &Container) -> Self {
+        Self::of_service(&container.stack, &ServiceView::from(container))
+    }
+
+    /// What is shown of a service of `stack`.
+    pub fn of_service(stack: &str, service: &ServiceView) -> Self {
         Self {
-            stack: container.stack.clone(),
-            service: container.service.clone(),
-            image: image(&container.image),
-            class: class(container.status()),
-            state: container.status().to_string(),
-            restarts: container.restarts,
-            ports: ports(&container.ports),
+            stack: stack.into(),
+            service: service.name.clone(),
+            image: image(&service.image),
+            class: class(service.status),
+            state: service.status.to_string(),
+            restarts: service.restarts,
+            ports: ports(&service.ports),
         }
     }
 }

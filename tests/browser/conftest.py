@@ -128,7 +128,7 @@ def chat_model(browser):
     """The chat model, adopted from where the test models lie by its path."""
     browser.open("/models")
     browser.type("#source", str(test_model(CHAT_MODEL)))
-    browser.click("form button", "Pull")
+    browser.click("section[aria-label='Pull another model'] button")
     browser.see("#installed tr[data-model] strong", timeout=120)
     name = browser.see(f"#installed tr[data-model*='{CHAT_MODEL}'] strong", timeout=120).text
     return name

@@ -4,7 +4,7 @@ import base64
 import tempfile
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -57,9 +57,12 @@ class Page:
     def open(self, path: str):
         self.driver.get(path if path.startswith("http") else self.address + path)
 
-    def wait(self, what, timeout: float = 15, message: str = ""):
+    def wait(self, what, timeout: float = 15, message: str = "it did not happen"):
         ignored = [StaleElementReferenceException]
-        return WebDriverWait(self.driver, timeout, 0.1, ignored).until(lambda _: what(), message)
+        try:
+            return WebDriverWait(self.driver, timeout, 0.1, ignored).until(lambda _: what())
+        except TimeoutException:
+            raise AssertionError(f"{message}; the page says:\n{self.text()}") from None
 
     def all(self, css: str):
         return self.driver.find_elements(By.CSS_SELECTOR, css)
@@ -70,10 +73,10 @@ class Page:
         def look():
             return next((e for e in self.all(css) if e.is_displayed() and text in e.text), None)
 
-        return self.wait(look, timeout, f"{css} with {text!r} is not seen; the page says:\n{self.text()}")
+        return self.wait(look, timeout, f"{css} with {text!r} is not seen")
 
     def gone(self, css: str, timeout: float = 15):
-        self.wait(lambda: not self.all(css), timeout, f"{css} is still there; the page says:\n{self.text()}")
+        self.wait(lambda: not self.all(css), timeout, f"{css} is still there")
 
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text
@@ -112,5 +115,3 @@ class Page:
         """What the browser's console holds against us: violations of the policy, missing files, exceptions."""
         entries = self.driver.get_log("browser")
         return [e["message"] for e in entries if e["level"] in ("SEVERE", "WARNING")]
-
-

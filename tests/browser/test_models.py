@@ -33,7 +33,7 @@ def test_pull_from_the_catalogue(page, chat_model):
 def test_what_is_not_known_is_said(page):
     page.open("/models")
     page.type("#source", "no-such-model")
-    page.click("form button", "Pull")
+    page.click("section[aria-label='Pull another model'] button")
     page.wait(lambda: "no-such-model" in page.text() and page.all("[role=alert]"))
     page.complaints()
 

@@ -6,6 +6,7 @@ mod doorstep;
 mod home;
 mod keys;
 mod models;
+mod stacks;
 
 use super::error::{Error, notices};
 use super::session::Htmx;
@@ -22,6 +23,7 @@ pub fn router() -> Router<App> {
         .merge(home::router())
         .merge(chat::router())
         .merge(models::router())
+        .merge(stacks::router())
         .merge(keys::router())
 }
 

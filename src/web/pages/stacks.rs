@@ -1,0 +1,207 @@
+//! Stacks: how they are, started and stopped, and what they print.
+
+use super::{Shell, Tab, done, fragment, html};
+use crate::app::App;
+use crate::docker;
+use crate::stacks::{self, StackState, StackView};
+use crate::web::containers::Row;
+use crate::web::error::Error;
+use crate::web::live::{self, Push};
+use crate::web::session::{Htmx, Owner, Sent};
+use askama::Template;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use std::convert::Infallible;
+
+const PATH: &str = "/stacks";
+
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route(PATH, get(page))
+        .route("/stacks/live", get(stream))
+        .route("/stacks/{name}/up", post(up))
+        .route("/stacks/{name}/down", post(down))
+        .route("/stacks/{name}/remove", post(remove))
+        .route("/stacks/{name}/logs", get(logs))
+}
+
+#[derive(Template)]
+#[template(path = "stacks.html")]
+struct Page {
+    shell: Shell,
+    live: String,
+}
+
+/// What changes by itself.
+#[derive(Debug, Template)]
+#[template(path = "stacks_live.html")]
+struct Live<'a> {
+    csrf: &'a str,
+    /// Why no Docker engine answers.
+    absent: Option<&'a str>,
+    stacks: Vec<Stack>,
+    folder: String,
+}
+
+/// A stack.
+#[derive(Debug)]
+struct Stack {
+    name: String,
+    title: String,
+    description: String,
+    class: &'static str,
+    state: String,
+    progress: Option<String>,
+    problem: Option<String>,
+    up: bool,
+    removable: bool,
+    services: Vec<Row>,
+}
+
+impl Stack {
+    fn of(view: StackView) -> Self {
+        Self {
+            class: match view.state {
+                StackState::Running => "good",
+                StackState::Starting | StackState::Stopping => "busy",
+                StackState::Failing => "bad",
+                StackState::Stopped | StackState::Unknown => "",
+            },
+            state: view.state.to_string(),
+            services: view.services.iter().map(|service| Row::of_service(&view.name, service)).collect(),
+            name: view.name,
+            title: view.title,
+            description: view.description,
+            progress: view.progress,
+            problem: view.problem,
+            up: view.up,
+            removable: view.removable,
+        }
+    }
+}
+
+async fn page(State(app): State<App>, owner: Owner) -> Response {
+    let csrf = owner.session.csrf;
+    let live = live(&app, &csrf).await;
+    html(&Page { shell: Shell { csrf, tab: Tab::Stacks }, live })
+}
+
+async fn stream(State(app): State<App>, owner: Owner, headers: HeaderMap) -> Response {
+    live::to_owner(app, headers, move |app| {
+        let csrf = owner.session.csrf.clone();
+        async move { vec![Push::content(live(&app, &csrf).await)] }
+    })
+}
+
+async fn up(State(app): State<App>, htmx: Htmx, Path(name): Path<String>, _: Sent<()>) -> Result<Response, Error> {
+    app.stacks.up(&name).await.map_err(refused)?;
+    Ok(done(htmx, PATH))
+}
+
+async fn down(State(app): State<App>, htmx: Htmx, Path(name): Path<String>, _: Sent<()>) -> Result<Response, Error> {
+    app.stacks.down(&name).await.map_err(refused)?;
+    Ok(done(htmx, PATH))
+}
+
+async fn remove(State(app): State<App>, htmx: Htmx, Path(name): Path<String>, _: Sent<()>) -> Result<Response, Error> {
+    app.stacks.remove(&name).await.map_err(refused)?;
+    Ok(done(htmx, PATH))
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    follow: Option<String>,
+}
+
+/// What the services of a stack printed, as text; with `follow` also what they will, until the reader leaves.
+async fn logs(
+    State(app): State<App>,
+    _: Owner,
+    Path(name): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, Error> {
+    let lines = app.stacks.logs(&name, query.follow.is_some()).await.map_err(refused)?;
+    let text = lines
+        .take_until(app.closing.clone().cancelled_owned())
+        .map(|line| match line {
+            Ok(line) => format!("{}  {}\n", line.service, line.text),
+            Err(error) => format!("{error}\n"),
+        })
+        .map(Ok::<_, Infallible>);
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(text)).into_response())
+}
+
+fn refused(error: stacks::Error) -> Error {
+    let status = match &error {
+        stacks::Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        stacks::Error::File(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        stacks::Error::Docker(docker::Error::Absent { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+        stacks::Error::Docker(docker::Error::Refused { .. }) => StatusCode::BAD_GATEWAY,
+        stacks::Error::Superseded => StatusCode::CONFLICT,
+        stacks::Error::Service(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        stacks::Error::Db(_) => return Error::internal(error),
+    };
+    Error::Refused(status, error.to_string())
+}
+
+async fn live(app: &App, csrf: &str) -> String {
+    let stacks = app.stacks.list().await;
+    let docker = app.docker.state().borrow().clone();
+    fragment(&Live {
+        csrf,
+        absent: docker.absent(),
+        stacks: stacks.into_iter().map(Stack::of).collect(),
+        folder: app.config.stacks_dir().display().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::Status;
+    use crate::stacks::ServiceView;
+
+    fn view(state: StackState, up: bool, services: Vec<ServiceView>) -> StackView {
+        StackView {
+            name: "chroma".into(),
+            title: "ChromaDB".into(),
+            description: String::new(),
+            state,
+            progress: None,
+            problem: None,
+            up,
+            removable: false,
+            services,
+        }
+    }
+
+    fn rendered(absent: Option<&str>, view: StackView) -> String {
+        let stacks = vec![Stack::of(view)];
+        fragment(&Live { csrf: "token", absent, stacks, folder: "/s".into() })
+    }
+
+    #[test]
+    fn what_can_be_done_is_offered() {
+        let service = ServiceView {
+            name: "db".into(),
+            image: "chroma:1".into(),
+            status: Status::Healthy,
+            restarts: 2,
+            ports: Vec::new(),
+        };
+        let running = rendered(None, view(StackState::Running, true, vec![service]));
+        assert!(running.contains("/stacks/chroma/down") && !running.contains("/stacks/chroma/up"), "{running}");
+        assert!(running.contains("Healthy") && running.contains("/stacks/chroma/logs"), "{running}");
+        let stopped = rendered(None, view(StackState::Stopped, false, Vec::new()));
+        assert!(stopped.contains("/stacks/chroma/up") && !stopped.contains("disabled"), "{stopped}");
+        assert!(!stopped.contains("/stacks/chroma/logs"), "{stopped}");
+        let absent = rendered(Some("no socket"), view(StackState::Unknown, false, Vec::new()));
+        assert!(absent.contains("no socket") && absent.contains("disabled"), "{absent}");
+    }
+}
