@@ -245,7 +245,13 @@ async fn chat(State(answers): State<Answers>, body: String) -> Response {
     let tokens = pieces.len();
     let usage = serde_json::json!({"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3});
     if request["stream"] != true {
-        tokio::time::sleep(answers.script.pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(answers.script.pause) => {}
+            () = answers.crash.cancelled() => {
+                let broken = stream::iter([Err::<String, _>(std::io::Error::other("crashed"))]);
+                return Body::from_stream(broken).into_response();
+            }
+        }
         let choice = serde_json::json!({"index": 0, "message": {"role": "assistant", "content": pieces.concat()}});
         let answer = serde_json::json!({"object": "chat.completion", "choices": [choice], "usage": usage});
         return axum::Json(answer).into_response();

@@ -3,5 +3,6 @@
 // A test that cannot go on says so by a panic, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod gateway;
 mod invariants;
 mod placement;
