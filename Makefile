@@ -9,6 +9,7 @@ export SOVEREIGN_TEST_VENV   ?= $(HOME)/.cache/sovereign/test-venv
 export SOVEREIGN_BINARY      ?= $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/sovereign
 
 BROWSER_TESTS := tests/browser
+SDK_TESTS     := tests/sdk
 
 .PHONY: build
 build: assets ## The release binary: target/release/sovereign
@@ -42,8 +43,9 @@ models: assets ## The models that the tests run: Gemma 3 270M and Qwen2.5-Coder 
 # --- what is checked ---------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: test-tools assets lint models ## Everything: style, unit, integration, browser
+test: test-tools assets lint models ## Everything: style, unit, integration, SDKs, browser
 	cargo test
+	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(SDK_TESTS)
 	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(BROWSER_TESTS)
 
 .PHONY: lint

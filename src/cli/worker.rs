@@ -1,12 +1,130 @@
 //! `sovereign worker`.
 
+use crate::config::Bytes;
+use crate::egress::Address;
+use crate::worker::{self, Listener, Options};
+use anyhow::Context;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The exit code for a model file that cannot be served: another start would end the same way.
+const BAD_MODEL: u8 = 2;
 
 #[derive(Debug, clap::Args)]
-pub struct Worker {}
+pub struct Worker {
+    /// The model, a GGUF file.
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Where to answer: unix:PATH or tcp:ADDR:PORT; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "tcp:127.0.0.1:8080")]
+    listen: Address,
+    /// What requests call the model; the file's name unless said.
+    #[arg(long)]
+    name: Option<String>,
+    /// Tokens that one conversation may hold, never more than the model was trained for.
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive)]
+    ctx: usize,
+    /// Conversations that are answered at once.
+    #[arg(long, default_value_t = 2, value_parser = positive)]
+    slots: usize,
+    /// Threads that compute; all physical cores unless said.
+    #[arg(long, value_parser = positive)]
+    threads: Option<usize>,
+    /// What computes.
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+    /// End when stdin closes or the parent process does.
+    #[arg(long)]
+    tied: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Device {
+    #[default]
+    Cpu,
+}
 
 impl Worker {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        anyhow::bail!("owner: fill this in")
+        let tie = match self.tied {
+            true => worker::tie().context("cannot tie the worker to its parent")?,
+            false => CancellationToken::new(),
+        };
+        // One thread for requests is enough beside those that compute.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let code = runtime.block_on(async {
+            let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            tokio::select! {
+                code = self.serve() => code,
+                _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+                _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
+                () = tie.cancelled() => Ok(ExitCode::SUCCESS),
+            }
+        });
+        // A load or a forward pass may be half done, and nobody waits for it.
+        runtime.shutdown_background();
+        code
     }
+
+    async fn serve(self) -> anyhow::Result<ExitCode> {
+        let Device::Cpu = self.device;
+        // Before the load: an address that is taken should not cost a minute.
+        let listener =
+            Listener::bind(&self.listen).await.with_context(|| format!("cannot listen on {}", self.listen))?;
+        let options = self.options();
+        let model = options.model.clone();
+        let worker = match tokio::task::spawn_blocking(move || worker::Worker::load(options)).await? {
+            Ok(worker) => worker,
+            Err(error) => {
+                eprintln!("sovereign: cannot serve {}: {error}", model.display());
+                return Ok(ExitCode::from(BAD_MODEL));
+            }
+        };
+        let address = listener.address()?;
+        if io::stderr().is_terminal() {
+            eprintln!("{}", greeting(&worker, &address));
+        }
+        let mut stdout = io::stdout();
+        writeln!(stdout, "ready {address}").and_then(|()| stdout.flush()).context("cannot say that it is ready")?;
+        worker.serve(listener).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self) -> Options {
+        let stem = || self.model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        Options {
+            model: self.model.clone(),
+            name: self.name.clone().or_else(stem).unwrap_or_else(|| "model".into()),
+            context: self.ctx,
+            slots: self.slots,
+            threads: self.threads,
+        }
+    }
+}
+
+/// What is served, for a person.
+fn greeting(worker: &worker::Worker, address: &Address) -> String {
+    let (options, summary, footprint) = (worker.options(), worker.summary(), worker.footprint());
+    let url = match address {
+        Address::Unix(_) => address.to_string(),
+        Address::Tcp(_) => address.url("/v1"),
+    };
+    format!(
+        "Serving {} ({}, {}) at {url}\n{} of weights, {} for {} conversations of {} tokens; {} threads. Ctrl-C ends it.",
+        options.name,
+        summary.architecture,
+        summary.quantisation,
+        Bytes(footprint.weights),
+        Bytes(footprint.total(options.context, options.slots) - footprint.weights),
+        options.slots,
+        options.context,
+        worker.threads(),
+    )
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number from 1 on".into())
 }

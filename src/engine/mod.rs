@@ -7,8 +7,11 @@
 //! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
-//! - [`sampler`]: logits to a token.
+//! - [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
+//! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
 
+pub mod batcher;
+pub mod emitter;
 pub mod footprint;
 pub mod gguf;
 pub mod kernels;
@@ -16,6 +19,7 @@ pub mod kv_cache;
 pub mod model;
 pub mod quant;
 pub mod sampler;
+pub mod sequence;
 pub mod template;
 pub mod tokenizer;
 

@@ -1,3 +1,121 @@
 //! The worker process: one model behind an OpenAI-compatible HTTP face.
+//!
+//! One thread computes: it owns the model, its cache and the [batcher](crate::engine::batcher). Requests are read and
+//! answers written by one more; jobs go down a channel, events come back by another. A client that leaves closes its
+//! end, and its job is given up before the next forward pass.
 
+mod answer;
+mod engine;
+mod face;
+mod listen;
+mod metrics;
 pub mod openai;
+mod tie;
+mod tokens;
+
+pub use listen::Listener;
+pub use tie::tie;
+
+use crate::engine::Error;
+use crate::engine::footprint::Footprint;
+use crate::engine::gguf::{Gguf, Summary};
+use crate::engine::model::{self, Model};
+use crate::engine::template::Template;
+use crate::engine::tokenizer::Tokenizer;
+use engine::{Engine, Work};
+use face::Face;
+use metrics::Metrics;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+use tokio_util::sync::CancellationToken;
+
+/// What to serve, and with how much.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The model file.
+    pub model: PathBuf,
+    /// What requests call it.
+    pub name: String,
+    /// Tokens that one conversation may hold; never more than the model was trained for.
+    pub context: usize,
+    /// Conversations that are answered at once.
+    pub slots: usize,
+    /// Threads that compute; as many as there are physical cores unless said.
+    pub threads: Option<usize>,
+}
+
+/// A model that can answer.
+pub struct Worker {
+    options: Options,
+    summary: Summary,
+    footprint: Footprint,
+    /// When the file came here.
+    created: u64,
+    model: Model,
+    tokenizer: Arc<Tokenizer>,
+    template: Template,
+}
+
+impl Worker {
+    /// Opens the file and makes it ready. Takes as long as reading the file does.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, or needs what the engine does not have.
+    pub fn load(mut options: Options) -> Result<Self, Error> {
+        let gguf = Arc::new(Gguf::open(&options.model)?);
+        let summary = gguf.summary()?;
+        options.context = options.context.min(usize::try_from(summary.context_train).unwrap_or(usize::MAX));
+        let footprint = Footprint::of(&gguf);
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+        let template = Template::from_gguf(gguf.metadata(), &tokenizer);
+        let model = Model::load(gguf, model::Options { threads: options.threads })?;
+        // Only an idle clock or file system does not know it.
+        let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
+        let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Ok(Self { options, summary, footprint, created, model, tokenizer, template })
+    }
+
+    /// What was asked for, within what the model can do.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the file is.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Threads that it computes with.
+    pub fn threads(&self) -> usize {
+        self.model.threads()
+    }
+
+    /// What it occupies, in bytes.
+    pub fn footprint(&self) -> &Footprint {
+        &self.footprint
+    }
+
+    /// Answers at `listener` until dropped, or until the engine's thread dies.
+    ///
+    /// # Errors
+    /// Listening failed, or the engine is dead.
+    pub async fn serve(self, listener: Listener) -> io::Result<()> {
+        let Options { name, context, slots, .. } = self.options;
+        let metrics = Arc::new(Metrics::new(slots, context));
+        let cache = self.model.cache(slots, context).map_err(io::Error::other)?;
+        let ended = CancellationToken::new();
+        let work = Work { model: self.model, cache, tokenizer: self.tokenizer.clone(), metrics: metrics.clone() };
+        let engine = Engine::start(work, ended.clone())?;
+        let (tokenizer, template) = (self.tokenizer, self.template);
+        let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
+        let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
+        let face =
+            Face { name: name.into(), created: self.created, engine, tokenizer, longest_token, template, metrics };
+        tokio::select! {
+            served = listener.serve(face::router(Arc::new(face))) => served,
+            () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),
+        }
+    }
+}

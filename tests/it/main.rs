@@ -6,3 +6,4 @@
 mod gateway;
 mod invariants;
 mod placement;
+mod worker;

@@ -57,7 +57,7 @@ pub struct Logits {
 }
 
 impl Logits {
-    pub(super) fn new(values: Vec<f32>, vocabulary: usize) -> Logits {
+    pub(in crate::engine) fn new(values: Vec<f32>, vocabulary: usize) -> Logits {
         Logits { values, vocabulary }
     }
 

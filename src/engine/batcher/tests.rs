@@ -1,0 +1,321 @@
+//! The scheduler over a scripted forward pass: a model that says what comes after each token.
+
+use super::*;
+use crate::engine::sampler::Params;
+use crate::engine::sequence::{Counts, Event, Finish, Job, Scored};
+use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Letters are tokens; `.` ends an answer. The next token is the next letter, and after `z` comes the end.
+const TOKENS: &[u8] = b"abcdefghijklmnopqrstuvwxyz.";
+const END: u32 = 26;
+
+struct Letters;
+
+impl Vocabulary for Letters {
+    fn piece(&self, token: u32) -> &[u8] {
+        &TOKENS[token as usize..=token as usize]
+    }
+
+    fn name(&self, token: u32) -> &[u8] {
+        self.piece(token)
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        token == END
+    }
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Default)]
+struct Client {
+    text: Rc<RefCell<String>>,
+    scored: Rc<RefCell<Vec<Scored>>>,
+    end: Rc<RefCell<Option<Event>>>,
+    gone: Rc<Cell<bool>>,
+}
+
+impl Client {
+    fn counts(&self) -> Counts {
+        match *self.end.borrow() {
+            Some(Event::Finished { counts, .. }) => counts,
+            ref other => panic!("not finished: {other:?}"),
+        }
+    }
+
+    fn finish(&self) -> Option<Finish> {
+        match *self.end.borrow() {
+            Some(Event::Finished { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl Sink for Client {
+    fn send(&self, event: Event) {
+        match event {
+            Event::Text { text, tokens } => {
+                self.text.borrow_mut().push_str(&text);
+                self.scored.borrow_mut().extend(tokens);
+            }
+            end => {
+                let before = self.end.replace(Some(end));
+                assert_eq!(before, None, "two ends");
+            }
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.gone.get()
+    }
+}
+
+/// A batcher, its model, and what passed through the model: slot, position and letter of each entry.
+struct House {
+    batcher: Batcher<Client>,
+    context: usize,
+    budget: usize,
+    passes: Vec<String>,
+    /// The model's cache, to see that each pass goes on where the last ended.
+    cache: Vec<Vec<u32>>,
+    broken: bool,
+}
+
+impl House {
+    fn new(slots: usize) -> Self {
+        let cache = vec![Vec::new(); slots];
+        Self { batcher: Batcher::new(slots), context: 64, budget: 8, passes: Vec::new(), cache, broken: false }
+    }
+
+    fn ask(&mut self, prompt: &str, change: impl FnOnce(&mut Job)) -> Client {
+        let client = Client::default();
+        let prompt = prompt.bytes().map(|letter| u32::from(letter - b'a')).collect();
+        let params = Params { temperature: 0.0, ..Params::default() };
+        let mut job = Job { prompt, max_tokens: 3, params, stop: Vec::new() };
+        change(&mut job);
+        self.batcher.submit(Sequence::new(job, self.context, client.clone()).unwrap());
+        client
+    }
+
+    fn step(&mut self) -> Step {
+        let (cache, broken) = (&mut self.cache, self.broken);
+        let mut pass = String::new();
+        let step = self.batcher.step(self.budget, &Letters, |batch| {
+            let mut logits = Vec::new();
+            for entry in batch.entries() {
+                let slot = &mut cache[entry.slot];
+                assert!(entry.position <= slot.len(), "a gap in the cache");
+                slot.truncate(entry.position);
+                slot.push(entry.token);
+                pass.push_str(&format!("{}{}", entry.slot, TOKENS[entry.token as usize] as char));
+                if entry.wants_logits {
+                    pass.push('!');
+                    // It sees all that came before, so that a wrong cache gives a wrong answer.
+                    let next = slot.last().map_or(0, |last| (last + 1).min(END));
+                    let mut row = vec![0.0; TOKENS.len()];
+                    row[next as usize] = 1.0;
+                    logits.extend(row);
+                }
+                pass.push(' ');
+            }
+            if broken { Err("the card is gone") } else { Ok(Logits::new(logits, TOKENS.len())) }
+        });
+        if step.computed > 0 {
+            self.passes.push(pass.trim_end().to_string());
+        }
+        step
+    }
+
+    /// Steps until nothing is left to do.
+    fn run(&mut self) {
+        for _ in 0..1000 {
+            if self.batcher.is_idle() {
+                return;
+            }
+            self.step();
+        }
+        panic!("it never ends: {:?}", self.passes);
+    }
+}
+
+#[test]
+fn answers_until_the_model_ends_or_the_limit_is_reached() {
+    let check = |prompt: &str, max_tokens, text: &str, finish, completion| {
+        let mut house = House::new(1);
+        let client = house.ask(prompt, |job| job.max_tokens = max_tokens);
+        house.run();
+        let counts = Counts { prompt: prompt.len(), cached: 0, completion };
+        assert_eq!(
+            (&**client.text.borrow(), client.finish(), client.counts()),
+            (text, Some(finish), counts),
+            "{prompt}"
+        );
+    };
+    check("a", 3, "bcd", Finish::Length, 3);
+    check("abw", 10, "xyz", Finish::Stop, 3);
+    check("z", 10, "", Finish::Stop, 0);
+    check("a", 0, "", Finish::Length, 0);
+    // The context is what prompt and answer share.
+    check(&"a".repeat(62), 10, "bc", Finish::Length, 2);
+    check(&"a".repeat(64), 10, "", Finish::Length, 0);
+}
+
+#[test]
+fn stops_at_a_stop_string() {
+    let mut house = House::new(1);
+    let client = house.ask("a", |job| {
+        job.stop = vec!["de".into(), "zzz".into()];
+        job.max_tokens = 10;
+    });
+    house.run();
+    assert_eq!((&**client.text.borrow(), client.finish()), ("bc", Some(Finish::Stop)));
+}
+
+#[test]
+fn all_that_run_share_a_pass() {
+    let mut house = House::new(2);
+    house.ask("a", |_| {});
+    house.ask("x", |_| {});
+    let waiting = house.ask("m", |job| job.max_tokens = 1);
+    assert_eq!(house.batcher.load(), Load { waiting: 3, running: 0, cached: 0 });
+    assert_eq!(house.step(), Step { computed: 2, prompt: 2, generated: 2 });
+    assert_eq!(house.batcher.load(), Load { waiting: 1, running: 2, cached: 2 });
+    assert_eq!(house.step(), Step { computed: 2, prompt: 0, generated: 2 });
+    house.run();
+    assert_eq!(house.passes, ["0a! 1x!", "0b! 1y!", "0c! 1z!", "0m!"]);
+    assert_eq!(*waiting.text.borrow(), "n");
+    assert_eq!(house.batcher.load(), Load::default());
+}
+
+#[test]
+fn a_long_prompt_stops_nobody() {
+    let mut house = House::new(2);
+    house.budget = 4;
+    let quick = house.ask("a", |job| job.max_tokens = 4);
+    house.step();
+    let slow = house.ask("ghijklmn", |job| job.max_tokens = 1);
+    house.run();
+    assert_eq!(house.passes, ["0a!", "0b! 1g 1h 1i", "0c! 1j 1k 1l", "0d! 1m 1n!"]);
+    assert_eq!((&**quick.text.borrow(), &**slow.text.borrow()), ("bcde", "o"));
+}
+
+#[test]
+fn whoever_leaves_is_let_go_before_the_next_pass() {
+    let mut house = House::new(1);
+    let leaves = house.ask("a", |job| job.max_tokens = 50);
+    let waits = house.ask("m", |job| job.max_tokens = 50);
+    let next = house.ask("x", |job| job.max_tokens = 1);
+    house.step();
+    leaves.gone.set(true);
+    waits.gone.set(true);
+    house.step();
+    assert_eq!(house.passes, ["0a!", "0x!"]);
+    assert_eq!(*next.text.borrow(), "y");
+    assert!(house.batcher.is_idle());
+}
+
+#[test]
+fn what_the_cache_has_is_not_computed_again() {
+    let mut house = House::new(2);
+    house.ask("abc", |_| {});
+    house.run();
+    assert_eq!(house.passes.split_off(0), ["0a 0b 0c!", "0d!", "0e!"]);
+    // The conversation goes on: the answer's last token was never computed.
+    let goes_on = house.ask("abcdefg", |job| job.max_tokens = 1);
+    house.run();
+    assert_eq!(house.passes.split_off(0), ["0f 0g!"]);
+    assert_eq!(goes_on.counts(), Counts { prompt: 7, cached: 5, completion: 1 });
+    // The same again: its last token must run, as its logits are needed.
+    house.ask("abcdefg", |job| job.max_tokens = 1);
+    house.run();
+    assert_eq!(house.passes.split_off(0), ["0g!"]);
+    // Another conversation takes the other slot, although this one begins alike.
+    house.ask("axyz", |job| job.max_tokens = 1);
+    house.run();
+    assert_eq!(house.passes.split_off(0), ["1a 1x 1y 1z!"]);
+    // A third takes the one that was not used for longest.
+    house.ask("qr", |job| job.max_tokens = 1);
+    house.run();
+    assert_eq!(house.passes, ["0q 0r!"]);
+}
+
+#[test]
+fn a_pass_that_fails_ends_those_that_run() {
+    let mut house = House::new(1);
+    let runs = house.ask("ab", |_| {});
+    let waits = house.ask("ab", |_| {});
+    house.broken = true;
+    house.step();
+    assert_eq!(*runs.end.borrow(), Some(Event::Failed("the card is gone".into())));
+    house.broken = false;
+    house.run();
+    // Nothing of the failed pass is taken to be in the cache.
+    assert_eq!(waits.counts(), Counts { prompt: 2, cached: 0, completion: 3 });
+    assert_eq!(*waits.text.borrow(), "cde");
+}
+
+#[test]
+fn log_probabilities_come_with_the_text() {
+    let mut house = House::new(1);
+    let client = house.ask("a", |job| {
+        job.params.top_logprobs = Some(2);
+        job.stop = vec!["cx".into(), "f".into()];
+        job.max_tokens = 10;
+    });
+    house.run();
+    let scored = client.scored.borrow();
+    let top = |scored: &Scored| scored.top.iter().map(|top| top.bytes.clone()).collect::<Vec<_>>();
+    let chosen: Vec<&[u8]> = scored.iter().map(|scored| &*scored.chosen.bytes).collect();
+    // `c` was held back for a while; `f` is not shown.
+    assert_eq!((&**client.text.borrow(), chosen), ("bcde", vec![&b"b"[..], b"c", b"d", b"e"]));
+    assert_eq!(top(&scored[0]), [b"b", b"a"]);
+    assert_eq!(scored[0].top[0].logprob, scored[0].chosen.logprob);
+    // The row says 1 for the next letter, and 0 for 26 others.
+    let expected = 1.0 - (1f32.exp() + 26.0).ln();
+    assert!((scored[0].chosen.logprob - expected).abs() < 1e-4, "{:?}", scored[0]);
+}
+
+proptest! {
+    /// Nobody is left out, nobody gets more than he has, and nothing is left over that somebody could use.
+    #[test]
+    fn shares_are_fair(pending in prop::collection::vec(1usize..300, 0..9), budget in 0usize..400) {
+        let shares = shares(&pending, budget);
+        prop_assert_eq!(shares.len(), pending.len());
+        prop_assert!(shares.iter().zip(&pending).all(|(share, pending)| (1..=*pending).contains(share)));
+        let total: usize = shares.iter().sum();
+        prop_assert_eq!(total, pending.iter().sum::<usize>().min(budget.max(pending.len())));
+        // Whoever got less than he has got as much as anybody, but for what does not divide.
+        let most = shares.iter().copied().max().unwrap_or(0);
+        prop_assert!(shares.iter().zip(&pending).all(|(share, pending)| share == pending || share + 1 >= most));
+    }
+
+    /// Whatever comes and goes, everybody who stays gets the answer that he would get alone.
+    #[test]
+    fn company_changes_no_answer(
+        asks in prop::collection::vec(("[a-y]{1,20}", 1usize..6, 0usize..6, any::<bool>()), 1..8),
+        slots in 1usize..4,
+        budget in 1usize..12,
+    ) {
+        let mut house = House { budget, ..House::new(slots) };
+        let mut clients = Vec::new();
+        for (prompt, max_tokens, steps, leaves) in &asks {
+            clients.push(house.ask(prompt, |job| job.max_tokens = *max_tokens));
+            for _ in 0..*steps {
+                house.step();
+            }
+            if *leaves {
+                clients[clients.len() / 2].gone.set(true);
+            }
+        }
+        house.run();
+        for ((prompt, max_tokens, ..), client) in asks.iter().zip(&clients) {
+            if client.gone.get() { continue }
+            let mut alone = House::new(1);
+            let expected = alone.ask(prompt, |job| job.max_tokens = *max_tokens);
+            alone.run();
+            prop_assert_eq!(&*client.text.borrow(), &*expected.text.borrow());
+            prop_assert_eq!(client.finish(), expected.finish());
+        }
+    }
+}

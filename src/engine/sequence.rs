@@ -1,0 +1,223 @@
+//! An answer on its way: from a job over its tokens to the events that tell of it.
+
+use super::Error;
+use super::emitter::Emitter;
+use super::sampler::{Choice, Params, Sampler};
+use super::tokenizer::Tokenizer;
+
+/// One answer to generate.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The tokens of the prompt; at least one.
+    pub prompt: Vec<u32>,
+    /// The most tokens that the answer may have.
+    pub max_tokens: usize,
+    /// How tokens are chosen, and whether their log-probabilities are told.
+    pub params: Params,
+    /// The answer ends before the first of these.
+    pub stop: Vec<String>,
+}
+
+/// What becomes of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// More of the answer.
+    Text {
+        /// Whole characters; may be empty when only `tokens` has something.
+        text: String,
+        /// Log-probabilities, where they are wanted.
+        tokens: Vec<Scored>,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why it ended.
+        reason: Finish,
+        /// What it cost.
+        counts: Counts,
+    },
+    /// The answer cannot be completed.
+    Failed(String),
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or a stop string was reached.
+    Stop,
+    /// It reached the tokens that it may have.
+    Length,
+}
+
+/// Tokens of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of the prompt.
+    pub prompt: usize,
+    /// Of the prompt, found in the cache.
+    pub cached: usize,
+    /// Of the answer, without the token that ended it.
+    pub completion: usize,
+}
+
+/// A token with its log-probability, and the likeliest tokens in its place, likeliest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The token that was chosen.
+    pub chosen: Candidate,
+    /// The likeliest.
+    pub top: Vec<Candidate>,
+}
+
+/// A token that could be chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// Its name, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// Where events go.
+pub trait Sink {
+    /// Takes an event. Must not block: everybody's answers wait meanwhile.
+    fn send(&self, event: Event);
+    /// Whether nobody listens any more; then the job is given up.
+    fn is_closed(&self) -> bool;
+}
+
+/// What a sequence has to know of tokens.
+pub trait Vocabulary {
+    /// The bytes that a reader sees of a token.
+    fn piece(&self, token: u32) -> &[u8];
+    /// The bytes that a token is called, of those too that show nothing.
+    fn name(&self, token: u32) -> &[u8];
+    /// Whether a token ends an answer.
+    fn is_end(&self, token: u32) -> bool;
+}
+
+impl Vocabulary for Tokenizer {
+    fn piece(&self, token: u32) -> &[u8] {
+        self.piece(token)
+    }
+
+    fn name(&self, token: u32) -> &[u8] {
+        self.name(token)
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.is_end(token)
+    }
+}
+
+/// A job on its way.
+#[derive(Debug)]
+pub struct Sequence<S> {
+    sink: S,
+    /// The prompt, then the answer.
+    tokens: Vec<u32>,
+    counts: Counts,
+    max_tokens: usize,
+    sampler: Sampler,
+    emitter: Emitter<Option<Scored>>,
+}
+
+impl<S: Sink> Sequence<S> {
+    /// Begins a job whose answer may not grow beyond `context` tokens, the prompt included.
+    ///
+    /// # Errors
+    /// A parameter is out of its range.
+    pub fn new(job: Job, context: usize, sink: S) -> Result<Self, Error> {
+        Ok(Self {
+            sink,
+            counts: Counts { prompt: job.prompt.len(), ..Counts::default() },
+            max_tokens: job.max_tokens.min(context.saturating_sub(job.prompt.len())),
+            sampler: Sampler::new(job.params, &job.prompt)?,
+            emitter: Emitter::new(job.stop),
+            tokens: job.prompt,
+        })
+    }
+
+    /// The prompt and the answer so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many of the tokens are the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.counts.prompt
+    }
+
+    /// Whether nobody waits for it.
+    pub fn is_cancelled(&self) -> bool {
+        self.sink.is_closed()
+    }
+
+    /// Notes that the first `cached` tokens of the prompt need no work.
+    pub fn found_in_cache(&mut self, cached: usize) {
+        self.counts.cached = cached;
+    }
+
+    /// Tells that it cannot be completed.
+    pub fn fail(&self, message: &str) {
+        self.sink.send(Event::Failed(message.to_string()));
+    }
+
+    /// Ends it at once if it may have no token at all.
+    pub fn finish_if_full(&mut self) -> bool {
+        let full = self.counts.completion >= self.max_tokens;
+        if full {
+            self.finish(Finish::Length);
+        }
+        full
+    }
+
+    /// Chooses the next token by `logits`, one a token of the vocabulary. Returns whether the job is over.
+    pub fn advance(&mut self, logits: &[f32], vocabulary: &impl Vocabulary) -> bool {
+        let choice = match self.sampler.sample(logits) {
+            Ok(choice) => choice,
+            Err(error) => {
+                self.fail(&error.to_string());
+                return true;
+            }
+        };
+        if vocabulary.is_end(choice.token) {
+            self.finish(Finish::Stop);
+            return true;
+        }
+        self.tokens.push(choice.token);
+        self.counts.completion += 1;
+        let (emitted, stopped) = self.emitter.push(vocabulary.piece(choice.token), score(&choice, vocabulary));
+        self.show(emitted.text, emitted.tokens);
+        if stopped {
+            self.end(Finish::Stop);
+        }
+        stopped || self.finish_if_full()
+    }
+
+    /// Shows what was held back, and ends.
+    fn finish(&mut self, reason: Finish) {
+        let rest = self.emitter.finish();
+        self.show(rest.text, rest.tokens);
+        self.end(reason);
+    }
+
+    fn end(&self, reason: Finish) {
+        self.sink.send(Event::Finished { reason, counts: self.counts });
+    }
+
+    fn show(&self, text: String, tokens: Vec<Option<Scored>>) {
+        let tokens: Vec<Scored> = tokens.into_iter().flatten().collect();
+        if !text.is_empty() || !tokens.is_empty() {
+            self.sink.send(Event::Text { text, tokens });
+        }
+    }
+}
+
+fn score(choice: &Choice, vocabulary: &impl Vocabulary) -> Option<Scored> {
+    let logprobs = choice.logprobs.as_ref()?;
+    let candidate = |token, logprob| Candidate { bytes: vocabulary.name(token).to_vec(), logprob };
+    Some(Scored {
+        chosen: candidate(choice.token, logprobs.chosen),
+        top: logprobs.top.iter().map(|(token, logprob)| candidate(*token, *logprob)).collect(),
+    })
+}

@@ -1,0 +1,195 @@
+use super::Metrics;
+use super::openai::Error;
+use crate::engine;
+use crate::engine::batcher::Batcher;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::model::{Batch, Logits, Model};
+use crate::engine::sequence::{Event, Job, Sequence, Sink};
+use crate::engine::tokenizer::Tokenizer;
+use std::cell::Cell;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// Answers that may wait for a slot. At the pace of one machine more would wait longer than their clients do.
+const QUEUE: usize = 128;
+/// When to try again: by then a short answer is complete.
+const RETRY_AFTER: u32 = 2;
+
+/// The thread that computes, by its handle.
+#[derive(Debug)]
+pub(super) struct Engine {
+    jobs: mpsc::Sender<Sequence<Listener>>,
+    places: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+    context: usize,
+}
+
+/// What a job's events come with: which of the answers they belong to.
+pub(super) type Events = UnboundedReceiver<(usize, Event)>;
+
+impl Engine {
+    /// Starts the thread. `ended` is cancelled when it ends, which it does by itself only if it panics.
+    pub(super) fn start(work: Work, ended: CancellationToken) -> std::io::Result<Self> {
+        let (jobs, inbox) = mpsc::channel();
+        let (metrics, slots, context) = (work.metrics.clone(), work.cache.slots(), work.cache.context());
+        std::thread::Builder::new().name("engine".into()).spawn(move || {
+            let _ended = ended.drop_guard();
+            work.run(&inbox);
+        })?;
+        Ok(Self { jobs, places: Arc::new(Semaphore::new(slots + QUEUE)), metrics, context })
+    }
+
+    /// Tokens that one conversation may hold.
+    pub(super) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Queues jobs. Dropping what is returned gives them up.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub(super) fn submit(&self, jobs: Vec<Job>) -> Result<Events, Error> {
+        let (events, answers) = unbounded_channel();
+        let begun = Instant::now();
+        // All or none: half of a request is of no use.
+        let places =
+            u32::try_from(jobs.len()).ok().and_then(|jobs| self.places.clone().try_acquire_many_owned(jobs).ok());
+        let Some(mut places) = places else {
+            let message = format!("{QUEUE} answers wait already: try again in a few seconds");
+            return Err(Error::busy(message, RETRY_AFTER));
+        };
+        for (index, job) in jobs.into_iter().enumerate() {
+            let listener = Listener {
+                index,
+                events: events.clone(),
+                metrics: self.metrics.clone(),
+                begun,
+                silent: Cell::new(true),
+                _place: places.split(1),
+            };
+            let sequence = Sequence::new(job, self.context, listener);
+            let sequence = sequence.map_err(|error| Error::bad_request(error.to_string()))?;
+            // Without the thread nobody listens to the channel, and the answer says so.
+            let _ = self.jobs.send(sequence);
+        }
+        Ok(answers)
+    }
+}
+
+/// Who waits for a job.
+#[derive(Debug)]
+struct Listener {
+    index: usize,
+    events: UnboundedSender<(usize, Event)>,
+    metrics: Arc<Metrics>,
+    begun: Instant,
+    /// Whether there was no text yet.
+    silent: Cell<bool>,
+    /// The place in the queue, free again when the job is gone.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Sink for Listener {
+    fn send(&self, event: Event) {
+        match &event {
+            Event::Text { .. } if self.silent.replace(false) => self.metrics.first_token(self.begun.elapsed()),
+            Event::Finished { .. } => self.metrics.answer(self.begun.elapsed()),
+            _ => {}
+        }
+        // Whoever does not listen any more is noticed before the next step.
+        let _ = self.events.send((self.index, event));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.events.is_closed()
+    }
+}
+
+/// What the thread owns.
+pub(super) struct Work {
+    pub(super) model: Model,
+    pub(super) cache: KvCache,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Work {
+    /// Works until nobody can send jobs any more.
+    fn run(self, inbox: &mpsc::Receiver<Sequence<Listener>>) {
+        let Self { model, mut cache, tokenizer, metrics } = self;
+        let mut batcher = Batcher::new(cache.slots());
+        let mut pace = Pace::default();
+        loop {
+            if batcher.is_idle() {
+                match inbox.recv() {
+                    Ok(sequence) => batcher.submit(sequence),
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            while let Ok(sequence) = inbox.try_recv() {
+                batcher.submit(sequence);
+            }
+            let begun = Instant::now();
+            let step = batcher.step(pace.budget(), &*tokenizer, |batch| forward(&model, &mut cache, batch));
+            let took = begun.elapsed();
+            pace.note(step.computed, took);
+            metrics.step(step, batcher.load(), took);
+        }
+    }
+}
+
+fn forward(model: &Model, cache: &mut KvCache, batch: &Batch) -> Result<Logits, engine::Error> {
+    for entry in batch.entries() {
+        // Does something only at the first token of a conversation that begins like the one before it in the slot.
+        cache.truncate(entry.slot, entry.position);
+    }
+    model.forward(cache, batch)
+}
+
+/// How many tokens a step may take, so that streams flow and cancelled work stops soon on slow machines too.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Of the last step that tells: one with more than a few tokens.
+    tokens_per_second: Option<f64>,
+}
+
+impl Pace {
+    /// What a step should take.
+    const STEP: Duration = Duration::from_millis(250);
+    /// Below this many tokens reading the weights costs more than computing.
+    const LEAST: usize = 32;
+    const MOST: usize = 256;
+
+    fn budget(&self) -> usize {
+        let Some(pace) = self.tokens_per_second else { return Self::LEAST };
+        ((pace * Self::STEP.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
+    }
+
+    fn note(&mut self, computed: usize, took: Duration) {
+        if computed >= Self::LEAST / 2 {
+            self.tokens_per_second = Some(computed as f64 / took.as_secs_f64().max(1e-6));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_as_long_as_the_machine_is_fast() {
+        let check = |computed, took, expected| {
+            let mut pace = Pace::default();
+            pace.note(computed, Duration::from_millis(took));
+            assert_eq!(pace.budget(), expected, "{computed} tokens in {took} ms");
+        };
+        check(2, 1, 32);
+        check(100, 100, 250);
+        check(100, 250, 100);
+        check(100, 1000, 32);
+        check(100, 0, 256);
+    }
+}

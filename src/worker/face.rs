@@ -1,0 +1,227 @@
+//! The routes: a handler reads, asks, answers.
+
+use super::answer::{Answer, Dialect};
+use super::engine::Engine;
+use super::metrics::Metrics;
+use super::openai::completion::Prompt;
+use super::openai::{Error, Fields, Generation, Model, Models, chat, completion};
+use super::tokens;
+use crate::engine::sequence::Job;
+use crate::engine::template::{Chat, Template};
+use crate::engine::tokenizer::{Special, Tokenizer};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The most bytes of a request: some hundred thousand tokens.
+const BODY: usize = 4 << 20;
+
+/// What requests are answered from.
+#[derive(Debug)]
+pub(super) struct Face {
+    pub(super) name: Arc<str>,
+    /// When the model came here, in seconds since 1970.
+    pub(super) created: u64,
+    pub(super) engine: Engine,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// The bytes of the longest token.
+    pub(super) longest_token: usize,
+    pub(super) template: Template,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// A body that may have been too long.
+pub(super) type Body = Result<Bytes, BytesRejection>;
+
+/// The routes of a worker.
+pub(super) fn router(face: Arc<Face>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completion))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(async || Error::new(StatusCode::NOT_FOUND, "there is nothing under this path"))
+        .method_not_allowed_fallback(async || {
+            Error::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not answer to this method")
+        })
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn_with_state(face.clone(), count))
+        .with_state(face)
+}
+
+async fn count(State(face): State<Arc<Face>>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    // Paths that lead nowhere are anybody's invention, and must not become labels.
+    face.metrics.request(path.as_ref().map_or("other", MatchedPath::as_str), response.status().as_u16());
+    response
+}
+
+async fn chat(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+    let request = chat::Request::read(&fields(body)?)?;
+    let generation = request.generation.clone();
+    let prompt = face.blocking(move |face| face.chat_prompt(&request)).await?;
+    face.answer(Dialect::Chat, "messages", vec![prompt], None, generation).await
+}
+
+async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+    let completion::Request { prompts, echo, generation } = completion::Request::read(&fields(body)?)?;
+    let read = move |face: &Face| -> Result<_, Error> {
+        let tokens = prompts.iter().map(|prompt| face.prompt(prompt)).collect::<Result<Vec<_>, _>>()?;
+        let echo = echo.then(|| prompts.iter().map(|prompt| face.prompt_text(prompt)).collect());
+        Ok((tokens, echo))
+    };
+    let (prompts, echo) = face.blocking(read).await?;
+    face.answer(Dialect::Completion, "prompt", prompts, echo, generation).await
+}
+
+async fn models(State(face): State<Arc<Face>>) -> Json<Models> {
+    Json(Models::new(vec![face.model()]))
+}
+
+async fn model(State(face): State<Arc<Face>>, Path(id): Path<String>) -> Result<Json<Model>, Error> {
+    if id == *face.name {
+        return Ok(Json(face.model()));
+    }
+    let message = format!("there is no model {id:?} here: {:?} is served", face.name);
+    Err(Error { param: Some("model".into()), ..Error::new(StatusCode::NOT_FOUND, message) }.code("model_not_found"))
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+async fn metrics(State(face): State<Arc<Face>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], face.metrics.render())
+}
+
+/// Reads a body.
+pub(super) fn fields(body: Body) -> Result<Fields, Error> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Error::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request may have up to {BODY} bytes"))
+        }
+        status => Error::new(status, rejection.body_text()),
+    })?;
+    Fields::parse(&body)
+}
+
+impl Face {
+    fn model(&self) -> Model {
+        Model::new(&*self.name, self.created, Some(self.engine.context() as u64))
+    }
+
+    /// Does what may take long, such as reading a long text into tokens, while others are answered.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let face = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&face)).await;
+        done.unwrap_or_else(|error| Err(Error::internal(format!("the request could not be read: {error}"))))
+    }
+
+    /// The tokens of a conversation.
+    pub(super) fn chat_prompt(&self, request: &chat::Request) -> Result<Vec<u32>, Error> {
+        let chat::Request { messages, tools, variables, .. } = request;
+        let chat = Chat { messages, tools, add_generation_prompt: true, variables: variables.as_ref() };
+        let text = self.template.render(&chat).map_err(|error| Error::invalid("messages", error.to_string()))?;
+        self.check_length("messages", &text)?;
+        Ok(self.tokenizer.encode(&text, Special::Parse, true))
+    }
+
+    /// The tokens of a prompt.
+    pub(super) fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        match prompt {
+            Prompt::Text(text) => {
+                self.check_length("prompt", text)?;
+                Ok(self.tokenizer.encode(text, Special::Parse, true))
+            }
+            Prompt::Tokens(tokens) => {
+                self.check_tokens("prompt", tokens)?;
+                Ok(tokens.clone())
+            }
+        }
+    }
+
+    fn prompt_text(&self, prompt: &Prompt) -> String {
+        match prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Tokens(tokens) => self.tokenizer.decode(tokens),
+        }
+    }
+
+    /// All must be tokens of the model.
+    pub(super) fn check_tokens(&self, param: &str, tokens: &[u32]) -> Result<(), Error> {
+        let vocabulary = self.tokenizer.len();
+        match tokens.iter().find(|token| **token as usize >= vocabulary) {
+            Some(token) => {
+                let message = format!("{token} is not a token of this model, which has {vocabulary}");
+                Err(Error::invalid(param, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses at once what cannot fit however well it splits into tokens.
+    fn check_length(&self, param: &str, text: &str) -> Result<(), Error> {
+        let least = text.len() / self.longest_token.max(1);
+        if least > self.engine.context() {
+            return Err(self.too_long(param, &format!("at least {least}")));
+        }
+        Ok(())
+    }
+
+    fn too_long(&self, param: &str, tokens: &str) -> Error {
+        let context = self.engine.context();
+        let message =
+            format!("the prompt has {tokens} tokens, and an answer must fit into the {context} of the context too");
+        Error::invalid(param, message).code("context_length_exceeded")
+    }
+
+    async fn answer(
+        &self,
+        dialect: Dialect,
+        param: &str,
+        prompts: Vec<Vec<u32>>,
+        echo: Option<Vec<String>>,
+        generation: Generation,
+    ) -> Result<Response, Error> {
+        let biased: Vec<u32> = generation.params.logit_bias.iter().map(|(token, _)| *token).collect();
+        self.check_tokens("logit_bias", &biased)?;
+        for prompt in &prompts {
+            if prompt.is_empty() {
+                return Err(Error::invalid(param, format!("{param} is empty")));
+            }
+            if prompt.len() >= self.engine.context() {
+                return Err(self.too_long(param, &prompt.len().to_string()));
+            }
+        }
+        let Generation { choices, params, stop, stream, include_usage, max_tokens } = generation;
+        let echo = echo.unwrap_or_else(|| vec![String::new(); prompts.len()]);
+        let echo = echo.iter().flat_map(|echo| std::iter::repeat_n(echo.clone(), choices)).collect();
+        let job = |prompt: &Vec<u32>, choice: usize| {
+            let mut params = params.clone();
+            // Each choice is another one, and all of them are the same the next time.
+            params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
+            let (prompt, stop) = (prompt.clone(), stop.clone());
+            Job { prompt, max_tokens: max_tokens.unwrap_or(usize::MAX), params, stop }
+        };
+        let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
+        let logprobs = params.top_logprobs.is_some();
+        let events = self.engine.submit(jobs.map(|(prompt, choice)| job(prompt, choice)).collect())?;
+        let model = self.name.clone();
+        let answer = Answer { dialect, model, choices, echo, logprobs, include_usage, events };
+        if stream { Ok(answer.stream()) } else { answer.whole().await }
+    }
+}
