@@ -7,12 +7,14 @@ mod keys;
 mod models;
 mod problem;
 mod session;
+mod stacks;
 mod status;
 
 pub use keys::{Created, NewKey};
 pub use models::{ModelList, NewPull};
 pub use problem::{Body, Problem};
 pub use session::behind_session;
+pub use stacks::{StackList, StackUpdate};
 pub use status::{Docker, Status};
 
 use crate::app::App;
@@ -25,6 +27,7 @@ pub fn router() -> Router<App> {
     Router::new()
         .merge(keys::router())
         .merge(models::router())
+        .merge(stacks::router())
         .merge(status::router())
         .route("/admin/v1/{*rest}", any(no_route))
 }

@@ -92,6 +92,14 @@ impl Client {
         self.send(self.http.post(url(path)).json(body)).await
     }
 
+    /// `DELETE path`, as it comes: for streams.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete_raw(&self, path: &str) -> anyhow::Result<Response> {
+        self.send(self.http.delete(url(path))).await
+    }
+
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
         let answer = self.send(request).await?.bytes().await.context("the daemon ended in the middle of its answer")?;
         // What has no content reads as `()`.

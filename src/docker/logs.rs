@@ -6,6 +6,7 @@ use bollard::container::LogOutput;
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
@@ -28,6 +29,12 @@ pub struct Line {
     pub text: String,
 }
 
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} | {}", self.service, self.text)
+    }
+}
+
 /// The lines of a stack's containers, as a stream. Dropping it stops the reading.
 #[derive(Debug)]
 pub struct Logs(mpsc::Receiver<Result<Line, Error>>);
@@ -41,8 +48,8 @@ impl Stream for Logs {
 }
 
 impl Docker {
-    /// What the containers of a stack print: the last lines of each, in the order of time; with `follow` also what
-    /// comes, also after a container was started again, until none of the stack is left.
+    /// What the containers of a stack print: the last lines of each, in the order of time. With `follow` also what will
+    /// come, of containers that start again and of new ones too, until the reader or the engine goes away.
     ///
     /// # Errors
     /// When no engine answers. What fails later comes in the stream, as its last item.
@@ -94,22 +101,19 @@ impl Docker {
     async fn follow(&self, stack: &str, lines: &mpsc::Sender<Result<Line, Error>>) -> Result<(), Error> {
         let mut changes = self.containers();
         let mut readers = tokio::task::JoinSet::new();
-        // The start of each container that was read to its end, and those that are being read.
-        let mut read: std::collections::HashMap<String, Option<Timestamp>> = std::collections::HashMap::new();
-        let mut last: std::collections::HashMap<String, Timestamp> = std::collections::HashMap::new();
-        let mut reading = std::collections::HashSet::new();
+        // By container: the start that its log is, or was, read from; and the time of its last line.
+        let mut starts: HashMap<String, Option<Timestamp>> = HashMap::new();
+        let mut last: HashMap<String, Timestamp> = HashMap::new();
+        let mut reading = HashSet::new();
         loop {
             let containers: Vec<_> =
                 changes.borrow_and_update().iter().filter(|container| container.stack == stack).cloned().collect();
-            if containers.is_empty() && reading.is_empty() {
-                return Ok(());
-            }
             for container in containers {
-                let known = read.get(&container.id);
+                let known = starts.get(&container.id);
                 let is_new =
                     known.is_none_or(|start| *start != container.started_at) && container.phase != Phase::Created;
                 if is_new && reading.insert(container.id.clone()) {
-                    read.insert(container.id.clone(), container.started_at);
+                    starts.insert(container.id.clone(), container.started_at);
                     let (docker, lines) = (self.clone(), lines.clone());
                     let after = last.get(&container.id).copied();
                     readers.spawn(async move {

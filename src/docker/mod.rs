@@ -54,7 +54,7 @@ pub enum State {
 }
 
 /// The engine that answers.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Engine {
     /// Its version, such as `28.2.2`.
     pub version: String,

@@ -23,7 +23,9 @@ use crate::db::Db;
 use crate::docker::{Docker, Logs};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wanted::Wanted;
@@ -130,7 +132,8 @@ impl Stacks {
             };
             let problem = refusal
                 .or_else(|| station.and_then(|station| station.problem.clone()))
-                .or_else(|| ports.get(&name).cloned());
+                .or_else(|| ports.get(&name).cloned())
+                .or_else(|| own.iter().find_map(|container| plan::ailment(container)));
             StackView {
                 title: spec.as_ref().map_or_else(|| name.clone(), |spec| spec.title.clone()),
                 description: spec.map(|spec| spec.description).unwrap_or_default(),
@@ -380,17 +383,17 @@ fn not_found(name: &str, known: impl Iterator<Item = String>) -> Error {
     Error::NotFound { name: name.into(), nearest }
 }
 
-/// An operation under way. It goes on when this is dropped.
+/// An operation under way, as the future of its end. It goes on when this is dropped.
 #[derive(Debug)]
+#[must_use = "dropping it means not to wait: say so with drop()"]
 pub struct Handle(tokio::task::JoinHandle<Result<(), Error>>);
 
-impl Handle {
-    /// Waits for its end.
-    ///
-    /// # Errors
+impl Future for Handle {
     /// Why the stack is not as it was wanted; [`Error::Superseded`] when something newer was.
-    pub async fn wait(self) -> Result<(), Error> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // It ends without an answer only with the daemon.
-        self.0.await.unwrap_or(Err(Error::Superseded))
+        Pin::new(&mut self.0).poll(context).map(|joined| joined.unwrap_or(Err(Error::Superseded)))
     }
 }

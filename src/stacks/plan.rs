@@ -169,5 +169,10 @@ pub fn reached(container: &Container, goal: Goal, restart: Restart) -> Option<Re
     }
 }
 
+/// What is wrong with a container that should run or be done.
+pub fn ailment(container: &Container) -> Option<String> {
+    reached(container, Goal::Ready, Restart::No)?.err()
+}
+
 #[cfg(test)]
 mod tests;

@@ -7,4 +7,5 @@ mod daemon;
 mod gateway;
 mod invariants;
 mod placement;
+mod stacks;
 mod worker;

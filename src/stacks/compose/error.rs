@@ -39,7 +39,7 @@ fn unsupported(field: &str, expected: &[&'static str]) -> String {
     let nearest =
         expected.iter().max_by(|a, b| strsim::jaro_winkler(field, a).total_cmp(&strsim::jaro_winkler(field, b)));
     let meant = match nearest {
-        Some(nearest) if strsim::jaro_winkler(field, nearest) > 0.85 => format!("; did you mean `{nearest}`?"),
+        Some(nearest) if strsim::jaro_winkler(field, nearest) > 0.9 => format!("; did you mean `{nearest}`?"),
         _ => ".".into(),
     };
     if expected.is_empty() {

@@ -1,1 +1,221 @@
+use super::*;
+use crate::stacks::spec::{self, Spec};
+use proptest::prelude::*;
 
+fn read(text: &str) -> Result<Spec, Error> {
+    let variables = HashMap::from([("TAG".to_owned(), "7".to_owned()), ("EMPTY".to_owned(), String::new())]);
+    let file = Path::new("s.yaml");
+    let compose = parse(text, file, variables.clone())?;
+    spec::resolve("s", compose, file, Some(Path::new("/srv")), &variables)
+}
+
+/// The JSON of one service's container, in a file that says nothing else.
+fn container(service: &str) -> serde_json::Value {
+    let text =
+        format!("services:\n  a:\n    image: x\n{service}volumes:\n  data:\nnetworks:\n  back: {{internal: true}}\n");
+    let spec = read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    serde_json::to_value(&spec.services[0].container).unwrap()
+}
+
+#[track_caller]
+fn check(key: &str, field: &str, expected: serde_json::Value) {
+    assert_eq!(container(&format!("    {key}\n"))[field], expected, "{key}");
+}
+
+#[test]
+fn what_each_key_means() {
+    use serde_json::json;
+    check("command: run \"a b\"", "command", json!(["run", "a b"]));
+    check("command: [run, a b]", "command", json!(["run", "a b"]));
+    check("entrypoint: []", "entrypoint", json!([]));
+    check(
+        "environment: {A: 1, B: no, C: '', D: 0755, TAG:, GONE: }",
+        "environment",
+        json!({"A": "1", "B": "no", "C": "", "D": "0755", "TAG": "7"}),
+    );
+    check("environment: [A=1, B=x=y, TAG, GONE]", "environment", json!({"A": "1", "B": "x=y", "TAG": "7"}));
+    check("environment: {A: \"${TAG}-${NONE:-d}-${EMPTY:-e}-$$TAG\"}", "environment", json!({"A": "7-d-e-$TAG"}));
+    check(
+        "ports: [\"8000:80\", {target: 1, published: 2, host_ip: \"::1\"}]",
+        "ports",
+        json!(["0.0.0.0:8000->80", "[::1]:2->1"]),
+    );
+    check("ports: [\"80${TAG}:22\", 22:22]", "ports", json!(["0.0.0.0:807->22", "0.0.0.0:22->22"]));
+    let mounts = json!([
+        {"source": {"Volume": "sovereign.s.data"}, "target": "/d", "read_only": false},
+        {"source": {"Bind": "/srv/conf"}, "target": "/c", "read_only": true},
+        {"source": {"Bind": "/etc/x"}, "target": "/x", "read_only": true},
+    ]);
+    let volumes = "volumes: [\"data:/d\", \"./conf:/c:ro\", {type: bind, source: /etc/x, target: /x, read_only: true}]";
+    check(volumes, "mounts", mounts);
+    check("restart: \"no\"", "restart", json!("No"));
+    check("restart: no", "restart", json!("No"));
+    check("restart: on-failure:3", "restart", json!({"OnFailure": 3}));
+    check("user: 1000:1000", "user", json!("1000:1000"));
+    check("user: 1000", "user", json!("1000"));
+    check("read_only: true", "read_only", json!(true));
+    check("tmpfs: /tmp", "tmpfs", json!({"/tmp": ""}));
+    check("tmpfs: [\"/tmp:size=64m\", /run]", "tmpfs", json!({"/tmp": "size=64m", "/run": ""}));
+    check("mem_limit: 512m", "memory", json!(512 << 20));
+    check("mem_limit: 1024", "memory", json!(1024));
+    check("deploy: {resources: {limits: {memory: 1g, cpus: '0.5', pids: 9}}}", "memory", json!(1 << 30));
+    check("deploy: {resources: {limits: {cpus: '0.5'}}}", "nano_cpus", json!(500_000_000));
+    check("deploy: {resources: {limits: {pids: 9}}}", "pids_limit", json!(9));
+    check("shm_size: 1gb", "shm_size", json!(1 << 30));
+    check(
+        "ulimits: {nofile: 65536, core: {soft: 0, hard: -1}}",
+        "ulimits",
+        json!({"nofile": {"soft": 65536, "hard": 65536}, "core": {"soft": 0, "hard": -1}}),
+    );
+    check("labels: [a=b, c]", "labels", json!({"a": "b", "c": ""}));
+    check("stop_grace_period: 1m30s", "stop_grace", json!({"secs": 90, "nanos": 0}));
+    check("networks: [back]", "networks", json!([{"network": "sovereign.s.back", "aliases": ["a"]}]));
+    check(
+        "networks: {back: {aliases: [db]}, default: }",
+        "networks",
+        json!([
+            {"network": "sovereign.s.back", "aliases": ["a", "db"]},
+            {"network": "sovereign.s.default", "aliases": ["a"]},
+        ]),
+    );
+    let health =
+        container("    healthcheck: {test: curl -f x, interval: 5s, timeout: 500ms, retries: 3, start_period: 1m}\n");
+    assert_eq!(health["healthcheck"]["test"], json!(["CMD-SHELL", "curl -f x"]));
+    assert_eq!(health["healthcheck"]["timeout"], json!({"secs": 0, "nanos": 500_000_000}));
+    check(
+        "healthcheck: {disable: true}",
+        "healthcheck",
+        json!({
+            "test": ["NONE"], "interval": null, "timeout": null, "retries": null, "start_period": null, "start_interval": null,
+        }),
+    );
+}
+
+#[test]
+fn a_file_that_says_nothing_is_held_tightly() {
+    use serde_json::json;
+    check("init: false", "cap_drop", json!(["ALL"]));
+    check("init: false", "security_opt", json!(["no-new-privileges:true"]));
+    check("init: false", "pids_limit", json!(1024));
+    check("init: false", "networks", json!([{"network": "sovereign.s.default", "aliases": ["a"]}]));
+    // It may ask for more.
+    check("cap_drop: [NET_RAW]", "cap_drop", json!(["NET_RAW"]));
+    check("cap_add: [CHOWN]", "cap_drop", json!(["ALL"]));
+    check("security_opt: [\"no-new-privileges:false\"]", "security_opt", json!([]));
+    check("pids_limit: -1", "pids_limit", json!(-1));
+}
+
+#[test]
+fn anchors_merges_and_extensions_are_understood() {
+    let spec = read(
+        "version: '3'\nx-common: &common\n  image: x:${TAG}\n  restart: always\nx-sovereign: {title: T, description: D}\n\
+         services:\n  a: {<<: *common, command: a}\n  b: {<<: *common, image: y}\n",
+    )
+    .unwrap();
+    assert_eq!((spec.title.as_str(), spec.description.as_str()), ("T", "D"));
+    let images: Vec<_> = spec.services.iter().map(|service| service.container.image.as_str()).collect();
+    assert_eq!(images, ["x:7", "y"]);
+    assert!(spec.services.iter().all(|service| service.container.restart == crate::docker::Restart::Always));
+}
+
+#[test]
+fn services_come_after_what_they_depend_on() {
+    let spec = read(
+        "services:\n  a: {image: x, depends_on: [c]}\n  b: {image: x}\n\
+         \x20 c: {image: x, depends_on: {b: {condition: service_healthy}, d: {condition: service_completed_successfully}}}\n\
+         \x20 d: {image: x}\n",
+    )
+    .unwrap();
+    let order: Vec<_> = spec.services.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(order, ["b", "d", "c", "a"]);
+    let jobs: Vec<_> = spec.services.iter().filter(|service| service.is_job).map(|job| job.name.as_str()).collect();
+    assert_eq!(jobs, ["d"]);
+    assert_eq!(spec.services[2].depends_on["b"], Condition::Healthy);
+    assert_eq!(spec.services[3].depends_on["c"], Condition::Started);
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_key_and_line() {
+    let wrong = std::cell::RefCell::new(Vec::new());
+    let check = |text: &str, expected: &str| {
+        let error = read(text).expect_err(text).to_string();
+        if !error.starts_with(expected) {
+            wrong.borrow_mut().push(format!("{error:?} should start with {expected:?}"));
+        }
+    };
+    let service = |text: &str| format!("services:\n  a:\n    image: x\n    {text}\n");
+    let refused = |text: &str, expected: &str| check(&service(text), &format!("s.yaml:{expected}"));
+    check("servces: {}\n", "s.yaml:1: `servces` is not supported here; did you mean `services`?");
+    check(
+        "name: s\n\nsecrets: {}\nservices: {a: {image: x}}\n",
+        "s.yaml:3: `secrets` is not supported here. Supported:",
+    );
+    check("services:\n  a:\n    image: x\n    privileged: true\n", "s.yaml:4: `privileged` is not supported here");
+    check("services: {}\n", "s.yaml");
+    check("services:\n  a:\n    command: x\n", "s.yaml:3: the service a names no image");
+    check("services:\n  a b:\n    image: x\n", "s.yaml:3: \"a b\" cannot be a service's name");
+    check(
+        "services: {a: {image: x}}\nx-sovereign: {titel: T}\n",
+        "s.yaml:2: `titel` is not supported here; did you mean `title`",
+    );
+    check("services: {a: {image: x}}\nnetworks:\n  n:\n    external: true\n", "s.yaml:4: `external` is not supported");
+    check(
+        "services: {a: {image: x}}\nnetworks:\n  n:\n    internal: false\n",
+        "s.yaml:4: the networks of stacks are internal",
+    );
+    check("services: {a: {image: x}}\nvolumes:\n  v:\n    driver: nfs\n", "s.yaml:4: `driver` is not supported here");
+    check("services: {a: {image: x}, a: {image: y}}\n", "s.yaml:1: ");
+    check("services: {a: {image: \"${X:?is needed}\"}}\n", "s.yaml:1: ");
+    check("services:\n  a: [\n", "s.yaml:");
+    check("", "s.yaml");
+    check("- a\n", "s.yaml:1: ");
+    refused("volumes:\n      - nope:/data", "5: the volume nope is not among");
+    refused("volumes:\n      - /data", "5: \"/data\" is not a mount");
+    refused("volumes: [{type: npipe, source: a, target: /b}]", "4: a mount of type `npipe`");
+    refused("networks: [nope]", "4: the network nope is not among");
+    refused("network_mode: host", "4: `network_mode` is not supported here");
+    refused("depends_on: [nope]", "4: the service a depends on nope");
+    refused("depends_on: [a]", "3: the service a depends on itself");
+    refused("depends_on: {a: {condition: service_happy}}", "4: ");
+    refused("depends_on: {a: {restart: true}}", "4: `restart` is not supported here");
+    refused("labels: {sovereign.stack: other}", "4: the label sovereign.stack is Sovereign's own");
+    refused("restart: sometimes", "4: `restart: sometimes` is not one of");
+    refused("read_only: yes", "4: ");
+    refused("ports: [\"53:53/udp\"]", "4: \"53:53/udp\": only tcp");
+    refused("ports: [80]", "4: a port of this machine must be named");
+    refused("ports: [{target: 80, published: 80, mode: host}]", "4: `mode` is not supported here");
+    refused("security_opt: [\"seccomp:unconfined\"]", "4: the security option `seccomp:unconfined`");
+    refused("healthcheck: {test: [curl, x]}", "4: `test` begins with");
+    refused("healthcheck: {interval: 5}", "4: \"5\" is not a time");
+    refused("deploy: {resources: {reservations: {}}}", "4: `reservations` is not supported here");
+    refused("mem_limit: lots", "4: \"lots\" is not a size");
+    refused("cpus: many", "4: \"many\" is not a number of cores");
+    refused("ulimits: {nofile: {soft: 1}}", "4: ");
+    refused("networks: []\n    ports: [\"1:1\"]", "4: the service a is on no network");
+    assert!(wrong.borrow().is_empty(), "{}", wrong.borrow().join("\n"));
+}
+
+#[test]
+fn a_shipped_file_cannot_mount_what_is_beside_it() {
+    let text = "services: {a: {image: x, volumes: [./data:/data]}}";
+    let compose = parse(text, Path::new("s.yaml"), HashMap::new()).unwrap();
+    let error = spec::resolve("s", compose, Path::new("s.yaml"), None, &HashMap::new()).unwrap_err();
+    assert!(error.to_string().contains("is relative to"), "{error}");
+}
+
+#[test]
+fn a_digest_follows_the_container_alone() {
+    let config = |text: &str| read(text).unwrap().services[0].config.clone();
+    let base = config("services: {a: {image: x}}");
+    assert_eq!(base, config("x-sovereign: {title: Other}\nservices:\n  a:\n    image: x # same\n    init: false\n"));
+    assert_ne!(base, config("services: {a: {image: y}}"));
+    assert_ne!(base, config("services: {a: {image: x, environment: {A: ''}}}"));
+    assert_ne!(base, config("services: {a: {image: x, ports: [\"1:1\"]}}"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_strange(text in "([a-z{}\\[\\]:,&*!|>'\"$# \n-]|services|image|<<){0,60}") {
+        let _ = read(&text);
+    }
+}

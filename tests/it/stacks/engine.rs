@@ -1,0 +1,171 @@
+//! A private Docker engine, and a tiny image that is built here: no registry is asked.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The image that [`Engine::start`] makes.
+pub const IMAGE: &str = "sovereign-test/hello:1";
+
+/// A server of one file: it greets, echoes, and knows how to check itself, to end, and to fail.
+const PROGRAM: &str = r#"
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void end(int signal) { (void)signal; _exit(0); }
+
+int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "serve";
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(7777)};
+    int one = 1, server = socket(AF_INET, SOCK_STREAM, 0);
+    signal(SIGTERM, end);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (!strcmp(mode, "once")) { puts("done"); return 0; }
+    if (!strcmp(mode, "fail")) { fputs("it fails\n", stderr); return 3; }
+    if (!strcmp(mode, "check")) {
+        inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
+        return connect(server, (struct sockaddr *)&address, sizeof address) != 0;
+    }
+    if (!strcmp(mode, "wait")) { for (;;) pause(); }
+    setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(server, (struct sockaddr *)&address, sizeof address) || listen(server, 16)) return 1;
+    printf("%s from a container\n", getenv("GREETING"));
+    for (;;) {
+        char buffer[512];
+        ssize_t n;
+        int client = accept(server, NULL, NULL);
+        if (client < 0) continue;
+        dprintf(client, "%s\n", getenv("GREETING"));
+        while ((n = read(client, buffer, sizeof buffer)) > 0) if (write(client, buffer, n) != n) break;
+        close(client);
+    }
+}
+"#;
+
+/// `dockerd` over folders and a socket of its own. It ends with this, and so does what it runs.
+pub struct Engine {
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Engine {
+    /// Starts an engine that knows [`IMAGE`]. Panics with the reason where none can run: these tests are not skipped.
+    pub fn start() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "these tests run a Docker engine of their own, and need root");
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = Self { folder, process: None };
+        engine.resume();
+        engine.import();
+        engine
+    }
+
+    /// Where the engine listens.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    /// Starts the engine again over its old folders.
+    pub fn resume(&mut self) {
+        // Two engines that start at once stumble over each other in the firewall's tables.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = File::options().append(true).create(true).open(self.path("dockerd.log")).unwrap();
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let spawned = Command::new("dockerd")
+            .arg(format!("--host={}", self.host()))
+            .arg(format!("--data-root={}", self.path("data").display()))
+            .arg(format!("--exec-root={}", self.path("exec").display()))
+            .arg(format!("--pidfile={}", self.path("pid").display()))
+            // No bridge of its own, which another engine may have; networks of its own it makes all the same.
+            .args(["--storage-driver=vfs", "--bridge=none"])
+            .env("PATH", path)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        let process = spawned.unwrap_or_else(|error| {
+            panic!("dockerd cannot be started ({error}); `make test-tools` installs Docker's engine")
+        });
+        self.process = Some(process);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !self.try_docker(&["version"]).status.success() {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            let late = Instant::now() > deadline;
+            assert!(ended.is_none() && !late, "dockerd does not answer ({ended:?}):\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the engine. What ran in it ends too.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            if let Some(pid) = Pid::from_raw(process.id() as i32) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            process.wait().unwrap();
+        }
+    }
+
+    /// What `docker` prints, asked of this engine.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        let output = self.try_docker(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "docker {arguments:?}: {err}\n{}", self.log());
+        out.trim().to_owned()
+    }
+
+    /// Kills a container's process, as a crash would.
+    pub fn crash(&self, container: &str) {
+        let pid = self.docker(&["inspect", "--format", "{{.State.Pid}}", container]);
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    fn try_docker(&self, arguments: &[&str]) -> Output {
+        let host = self.host();
+        let docker = Command::new("docker").args(["--host", &host]).args(arguments).output();
+        docker.unwrap_or_else(|error| panic!("docker cannot be run ({error}); `make test-tools` installs it"))
+    }
+
+    fn import(&self) {
+        let root = self.path("image");
+        std::fs::create_dir(&root).unwrap();
+        compile(PROGRAM, &root.join("hello"));
+        let archive = self.path("image.tar");
+        let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg("hello").status().unwrap();
+        assert!(tar.success());
+        let entry = "ENTRYPOINT [\"/hello\"]";
+        self.docker(&["import", "--change", entry, &archive.display().to_string(), IMAGE]);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.path("dockerd.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn compile(program: &str, to: &Path) {
+    let source = to.with_extension("c");
+    std::fs::write(&source, program).unwrap();
+    let cc = Command::new("cc").args(["-static", "-Os", "-o"]).arg(to).arg(&source).stdin(Stdio::null()).output();
+    let cc = cc.unwrap_or_else(|error| panic!("no C compiler ({error}); `make tools` installs one"));
+    assert!(cc.status.success(), "{}", String::from_utf8_lossy(&cc.stderr));
+}
