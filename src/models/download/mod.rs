@@ -1,5 +1,6 @@
 //! Fetching a model file: from its mirrors in turn, checked before it gets its name.
 
+mod beginning;
 pub(super) mod digest;
 mod hub;
 mod index;
@@ -14,7 +15,7 @@ use super::source::{self, Source};
 use super::{Error, Phase, header, name};
 use crate::config;
 use crate::egress::{self, Client, Purpose, Url};
-use partial::Partial;
+use partial::{Origin, Partial};
 use range::Remote;
 use report::Report;
 use std::collections::HashMap;
@@ -170,6 +171,9 @@ impl Downloader {
                 }
                 Err(error) => {
                     let ours = error.is_ours();
+                    if matches!(error, Error::Gguf { .. }) {
+                        partial.restart(Origin::default()).await?;
+                    }
                     reasons.push(error.to_string());
                     last = Some(error);
                     if ours {
@@ -227,16 +231,11 @@ impl Downloader {
         }
         report.phase(Phase::Verifying);
         let actual = digest::of(partial.path(), report).await?;
-        let checked = match expected {
-            Some(expected) if expected != actual => {
-                Err(Error::Digest { from: from.clone(), expected, actual: actual.clone() })
-            }
-            _ => header::check(partial.path(), &from).await,
-        };
-        if let Err(error) = checked {
-            partial.restart(partial::Origin::default()).await?;
-            return Err(error);
+        if let Some(expected) = expected.filter(|expected| *expected != actual) {
+            partial.restart(Origin::default()).await?;
+            return Err(Error::Digest { from, expected, actual });
         }
+        header::check(partial.path(), &from).await?;
         let labels = if from == label { vec![label] } else { vec![label, from.clone()] };
         Ok((from, actual, labels))
     }
@@ -252,7 +251,7 @@ impl Downloader {
         report: &Report,
     ) -> Result<(), Error> {
         report.phase(Phase::Downloading);
-        report.bytes(partial.done(), bytes);
+        report.begin(partial.done(), bytes);
         let remote = Remote { url, from, token, bytes, sha256, magic: GGUF, before: 0, of: None };
         remote.fetch(&self.client, partial, report, self.pause).await
     }
@@ -311,3 +310,6 @@ impl Mirror {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ impl Partial {
 
     /// Throws away what is in it and begins anew with bytes of `origin`.
     pub(super) async fn restart(&mut self, origin: Origin) -> Result<(), Error> {
-        self.file.flush().await.map_err(Error::io(&self.path))?;
+        self.flush().await?;
         // The note goes first: it must never promise bytes of somebody else.
         self.state = State { origin, done: 0, parts: 0 };
         self.note()?;
@@ -113,9 +113,14 @@ impl Partial {
         Ok(())
     }
 
+    /// Lets who opens the file see all that was written.
+    pub(super) async fn flush(&mut self) -> Result<(), Error> {
+        self.file.flush().await.map_err(Error::io(&self.path))
+    }
+
     /// Makes certain that everything that was written is on the disk, and notes it.
     pub(super) async fn mark(&mut self) -> Result<(), Error> {
-        self.file.flush().await.map_err(Error::io(&self.path))?;
+        self.flush().await?;
         self.file.get_mut().sync_data().await.map_err(Error::io(&self.path))?;
         self.state.done = self.done;
         self.marked = Instant::now();

@@ -1,15 +1,19 @@
 //! One file over HTTP, from where its partial file ends.
 
+use super::beginning::Beginning;
 use super::partial::{Origin, Partial};
 use super::report::Report;
-use super::space;
+use super::{GGUF, space};
 use crate::egress::{Client, RequestBuilder, Response, StatusCode, Url, header};
 use crate::models::Error;
 use std::ops::Deref;
 use std::time::Duration;
 
-/// Failures in a row, without a new byte between them, after which a server is given up.
-const ATTEMPTS: u32 = 6;
+/// Failures in a row, without a new byte between them, after which a server is given up: a minute for a router that
+/// starts anew.
+const ATTEMPTS: u32 = 8;
+/// The same of a server that has not sent anything yet: another may have the file.
+const FIRST_ATTEMPTS: u32 = 3;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What a server says to an error is told to people; a page would drown it.
 const SAID: usize = 200;
@@ -47,7 +51,7 @@ impl Remote<'_> {
         report: &Report,
         pause: Duration,
     ) -> Result<(), Error> {
-        let mut most = partial.done();
+        let (before, mut most) = (partial.done(), partial.done());
         let mut failures = 0;
         loop {
             let result = self.attempt(client, partial, report).await;
@@ -58,7 +62,7 @@ impl Remote<'_> {
                 Err(Failure { error, wait, .. }) => {
                     failures = if partial.done() > most { 1 } else { failures + 1 };
                     most = most.max(partial.done());
-                    if failures >= ATTEMPTS {
+                    if failures >= if most > before { ATTEMPTS } else { FIRST_ATTEMPTS } {
                         return Err(error);
                     }
                     let wait = wait.unwrap_or(pause * (1 << (failures - 1))).min(LONGEST_PAUSE);
@@ -179,14 +183,15 @@ impl Remote<'_> {
         report: &Report,
     ) -> Result<(), Failure> {
         let total = partial.origin().total;
-        let write = async |partial: &mut Partial, bytes: &[u8]| {
+        let mut beginning = Beginning::new(self.magic == GGUF, self.from, total);
+        let mut write = async |partial: &mut Partial, bytes: &[u8]| {
             let done = partial.done() + bytes.len() as u64;
             if let Some(total) = total.filter(|total| *total < done) {
                 return Err(Error::Length { from: self.from.into(), expected: total, actual: done });
             }
             partial.write(bytes).await?;
             report.bytes(self.before + done, self.of.or(total));
-            Ok(())
+            beginning.check(partial).await
         };
         write(partial, &head).await?;
         while let Some(chunk) = self.chunk(&mut answer, report).await? {

