@@ -1,6 +1,7 @@
 //! `sovereign model`.
 
 mod bar;
+mod inspect;
 mod pull;
 
 use super::Global;
@@ -34,6 +35,8 @@ enum Command {
         #[arg(long)]
         catalogue: bool,
     },
+    /// Tell what a model file holds, exactly what it takes and whether it fits here. Needs no daemon.
+    Inspect(inspect::Inspect),
     /// Remove a model. Its file is deleted, unless it was adopted where it lay.
     Rm {
         /// The model's name.
@@ -45,6 +48,7 @@ impl Model {
     pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Pull(pull) => return pull.run(global),
+            Command::Inspect(inspect) => return inspect.run(global),
             Command::Cancel { source } => block_on(cancel(&Client::new(global)?, &source))?,
             Command::List { catalogue: false } => block_on(list(&Client::new(global)?))?,
             Command::List { catalogue: true } => block_on(catalogue(&Client::new(global)?))?,

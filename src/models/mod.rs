@@ -7,6 +7,7 @@ mod catalogue;
 mod download;
 mod error;
 mod header;
+mod inspect;
 mod name;
 mod progress;
 mod pulls;
@@ -16,6 +17,7 @@ mod spec;
 
 pub use catalogue::{CatalogueEntry, HubFile, Mirror, Wheels};
 pub use error::{Error, NotFound};
+pub use inspect::{Fact, Inspection};
 pub use progress::{Phase, Progress};
 pub use registry::{Broken, Installed, Removed};
 pub use spec::ModelSpec;
@@ -46,7 +48,7 @@ impl Models {
     /// # Errors
     /// When the database cannot be read.
     pub async fn open(config: &Config, db: Db) -> Result<Self, Error> {
-        let registry = Registry::open(config.models_dir(), db, catalogue::shipped()?).await?;
+        let registry = Registry::open(config, db, catalogue::shipped()?).await?;
         Ok(Self {
             config: Arc::new(config.models.clone()),
             registry: Arc::new(registry),
@@ -69,7 +71,17 @@ impl Models {
     /// # Errors
     /// When none is meant; names the nearest.
     pub fn resolve(&self, name: &str) -> Result<Arc<ModelSpec>, NotFound> {
-        self.registry.resolve(name)
+        let found = self.registry.resolve(name);
+        if found.is_err() && self.registry.is_broken(name) {
+            // Its disk may have been mounted since. Who asks again finds it.
+            let registry = self.registry.clone();
+            tokio::spawn(async move {
+                if let Err(error) = registry.reload().await {
+                    tracing::warn!(%error, "the list of models could not be read anew");
+                }
+            });
+        }
+        found
     }
 
     /// What can be pulled by its name.
@@ -136,12 +148,12 @@ impl Models {
         self.registry.remove(name).await
     }
 
-    /// Looks at the files of all models again: a disk may have been mounted since.
+    /// What a model file says of itself, whether it is listed or not.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    pub async fn reload(&self) -> Result<(), Error> {
-        self.registry.reload().await
+    /// When it cannot be read, or is no sound GGUF file; names the field.
+    pub fn inspect(path: &Path) -> Result<Inspection, Error> {
+        Inspection::of(path)
     }
 
     /// Ends all pulls and returns when what had arrived is noted.

@@ -2,12 +2,14 @@
 
 use super::catalogue::CatalogueEntry;
 use super::download::Pins;
-use super::{Error, ModelSpec, NotFound, header, name};
+use super::header::{self, Facts};
+use super::{Error, ModelSpec, NotFound, name, spec};
+use crate::config::{Config, Engine};
 use crate::db::{self, Db};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// What is installed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,9 +44,13 @@ pub struct Removed {
 #[derive(Debug)]
 pub(super) struct Registry {
     dir: PathBuf,
+    /// How much each model will have to hold.
+    engine: Engine,
     db: Db,
     catalogue: Vec<CatalogueEntry>,
     installed: watch::Sender<Arc<Installed>>,
+    /// Held while the list is read, so that no older one is shown after a newer.
+    reading: Mutex<()>,
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -71,8 +77,10 @@ pub(super) struct New<'a> {
 }
 
 impl Registry {
-    pub(super) async fn open(dir: PathBuf, db: Db, catalogue: Vec<CatalogueEntry>) -> Result<Self, Error> {
-        let registry = Self { dir, db, catalogue, installed: watch::Sender::default() };
+    pub(super) async fn open(config: &Config, db: Db, catalogue: Vec<CatalogueEntry>) -> Result<Self, Error> {
+        let (dir, engine) = (config.models_dir(), config.engine.clone());
+        let registry =
+            Self { dir, engine, db, catalogue, installed: watch::Sender::default(), reading: Mutex::default() };
         registry.reload().await?;
         for broken in &registry.installed.borrow().broken {
             tracing::warn!(model = broken.name, "a model cannot be served: {}", broken.problem);
@@ -114,6 +122,12 @@ impl Registry {
         })
     }
 
+    /// Whether a request means a model that could not be served when it was last looked at.
+    pub(super) fn is_broken(&self, wanted: &str) -> bool {
+        let wanted = name::normal(wanted);
+        self.installed.borrow().broken.iter().any(|broken| name::normal(&broken.name) == wanted)
+    }
+
     /// The installed model of this name or of these bytes.
     pub(super) fn find(&self, name: &str, sha256: Option<&str>) -> Option<Arc<ModelSpec>> {
         let installed = self.installed.borrow();
@@ -132,9 +146,10 @@ impl Registry {
             return Err(Error::Exists { what: format!("the model {name}") });
         }
         let name = same.map_or(name, |row| &row.name).to_owned();
-        sqlx::query(
+        let listed = sqlx::query(
             "INSERT INTO model (name, file, sha256, bytes, source, licence, pulled_at) VALUES (?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (name) DO UPDATE SET file = excluded.file, source = excluded.source",
+             ON CONFLICT (name) DO UPDATE SET file = excluded.file, source = excluded.source
+             WHERE sha256 = excluded.sha256",
         )
         .bind(&name)
         .bind(new.file)
@@ -145,6 +160,10 @@ impl Registry {
         .bind(db::now())
         .execute(self.db.writer())
         .await?;
+        if listed.rows_affected() == 0 {
+            // Another pull was faster.
+            return Err(Error::Exists { what: format!("the model {name}") });
+        }
         self.reload().await?;
         self.find(&name, None).ok_or_else(|| {
             let broken = self.installed.borrow().broken.iter().find(|broken| broken.name == name).cloned();
@@ -215,6 +234,7 @@ impl Registry {
 
     /// Reads the list anew, and the header of every file in it.
     pub(super) async fn reload(&self) -> Result<(), Error> {
+        let _alone = self.reading.lock().await;
         let rows: Vec<(Row, Vec<String>)> = self
             .rows()
             .await?
@@ -225,13 +245,13 @@ impl Registry {
                 (row, aliases)
             })
             .collect();
-        let dir = self.dir.clone();
+        let (dir, engine) = (self.dir.clone(), self.engine.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let mut installed = Installed::default();
             for (row, aliases) in rows {
                 let file = dir.join(&row.file);
                 let name = row.name.clone();
-                match spec(row, aliases, file.clone()) {
+                match spec_of(row, aliases, file.clone(), &engine) {
                     Ok(spec) => installed.models.push(Arc::new(spec)),
                     Err(problem) => installed.broken.push(Broken { name, file, problem }),
                 }
@@ -245,7 +265,7 @@ impl Registry {
 }
 
 /// What a row and the header of its file say together.
-fn spec(row: Row, aliases: Vec<String>, file: PathBuf) -> Result<ModelSpec, String> {
+fn spec_of(row: Row, aliases: Vec<String>, file: PathBuf, engine: &Engine) -> Result<ModelSpec, String> {
     let there =
         std::fs::metadata(&file).map_err(|error| format!("its file {} cannot be read: {error}", file.display()))?;
     let bytes = row.bytes.cast_unsigned();
@@ -256,11 +276,13 @@ fn spec(row: Row, aliases: Vec<String>, file: PathBuf) -> Result<ModelSpec, Stri
             there.len()
         ));
     }
-    let summary = header::read(&file, "its file").map_err(|error| error.to_string())?;
+    let Facts { summary, footprint } = header::read(&file, "its file").map_err(|error| error.to_string())?;
+    let context = spec::context(summary.context_train, engine.context);
     Ok(ModelSpec {
         name: row.name,
         aliases,
         file,
+        adopted: Path::new(&row.file).is_absolute(),
         sha256: row.sha256,
         bytes,
         source: row.source,
@@ -270,5 +292,8 @@ fn spec(row: Row, aliases: Vec<String>, file: PathBuf) -> Result<ModelSpec, Stri
         parameters: summary.parameters,
         quantisation: summary.quantisation,
         context_train: summary.context_train,
+        weights: footprint.weights,
+        kv_per_token: footprint.kv_per_token,
+        workspace: footprint.workspace(context, engine.slots),
     })
 }

@@ -10,6 +10,8 @@ pub struct ModelSpec {
     pub aliases: Vec<String>,
     /// The file.
     pub file: PathBuf,
+    /// Whether the file was here before and only listed: then it is not ours to delete.
+    pub adopted: bool,
     /// The digest of the file in lower-case hex.
     pub sha256: String,
     /// The length of the file.
@@ -28,4 +30,29 @@ pub struct ModelSpec {
     pub quantisation: String,
     /// Tokens that it was trained to attend to.
     pub context_train: u64,
+    /// Bytes of all its tensors.
+    pub weights: u64,
+    /// Bytes that the keys and values of one token take.
+    pub kv_per_token: u64,
+    /// Bytes that computing takes besides, with as many conversations of as many tokens as are configured.
+    pub workspace: u64,
+}
+
+impl ModelSpec {
+    /// Tokens that one conversation may hold where `configured` are: no more than the model was trained for.
+    pub fn context(&self, configured: usize) -> usize {
+        context(self.context_train, configured)
+    }
+
+    /// Bytes that it takes with `slots` conversations of `configured` tokens.
+    pub fn memory(&self, configured: usize, slots: usize) -> u64 {
+        let tokens = (self.context(configured) as u64).saturating_mul(slots as u64);
+        let kv = self.kv_per_token.saturating_mul(tokens);
+        self.weights.saturating_add(kv).saturating_add(self.workspace)
+    }
+}
+
+/// The smaller of what a model was trained for and what is configured.
+pub(super) fn context(trained: u64, configured: usize) -> usize {
+    configured.min(usize::try_from(trained).unwrap_or(usize::MAX))
 }

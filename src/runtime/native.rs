@@ -83,10 +83,10 @@ impl Worker {
         &self.spec
     }
 
-    /// What it will occupy: the weights.
+    /// What it will occupy: weights, keys and values of all its slots, and what computing takes.
     pub fn need(&self) -> Claim {
         Claim {
-            ram: self.spec.bytes,
+            ram: self.spec.memory(self.native.context, self.native.slots),
             threads: self.native.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             ..Claim::default()
         }
@@ -99,8 +99,7 @@ impl Worker {
 
     /// Tokens that one conversation may hold.
     fn context(&self) -> usize {
-        let trained = usize::try_from(self.spec.context_train).unwrap_or(usize::MAX);
-        self.native.context.min(trained)
+        self.spec.context(self.native.context)
     }
 
     /// Starts the worker; see [`super::Tenant::start`].
@@ -342,6 +341,7 @@ mod tests {
             name: file.into(),
             aliases: Vec::new(),
             file: file.into(),
+            adopted: false,
             sha256: "0".repeat(64),
             bytes: 1,
             source: "test".into(),
@@ -351,6 +351,9 @@ mod tests {
             parameters: 1,
             quantisation: "F32".into(),
             context_train: 4096,
+            weights: 1,
+            kv_per_token: 0,
+            workspace: 0,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod daemon;
 mod gateway;
 mod invariants;
+mod models;
 mod placement;
 mod stacks;
 mod worker;

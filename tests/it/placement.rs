@@ -54,6 +54,7 @@ fn spec(model: &str) -> Arc<ModelSpec> {
         name: model.into(),
         aliases: Vec::new(),
         file: "/nowhere.gguf".into(),
+        adopted: false,
         sha256: "0".repeat(64),
         bytes: 1,
         source: "test".into(),
@@ -63,6 +64,9 @@ fn spec(model: &str) -> Arc<ModelSpec> {
         parameters: 1,
         quantisation: "F32".into(),
         context_train: 4096,
+        weights: 1,
+        kv_per_token: 0,
+        workspace: 0,
     })
 }
 

@@ -278,6 +278,7 @@ mod tests {
             name: name.into(),
             aliases: Vec::new(),
             file: file.into(),
+            adopted: false,
             sha256: "a".repeat(64),
             bytes: GIB,
             source: "here".into(),
@@ -287,6 +288,9 @@ mod tests {
             parameters: 1_543_714_304,
             quantisation: "Q4_K_M".into(),
             context_train: 32_768,
+            weights: 1,
+            kv_per_token: 0,
+            workspace: 0,
         }
     }
 
