@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sovereign::egress::{self, Address};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -265,4 +265,173 @@ fn systemd_is_told() {
     assert_eq!((next(), next()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
     assert_eq!(daemon.stop().0, Some(0));
     assert!(std::iter::repeat_with(next).take(100).any(|message| message == "STOPPING=1"));
+}
+
+/// A request that Gemma answers for as long as its context lasts: what would end it is never chosen.
+fn endless() -> Value {
+    json!({
+        "model": "gemma-3-270m",
+        "prompt": "One, two, three,",
+        "max_tokens": 4000,
+        "stream": true,
+        "logit_bias": {"1": -100, "106": -100},
+    })
+}
+
+impl Daemon {
+    /// Lists a test model where it lies.
+    fn adopt(&self, name: &str) {
+        stdout(&self.run(&["model", "pull", test_model(name).to_str().unwrap()]));
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&stdout(&self.run(&["status", "--json"]))).unwrap()
+    }
+
+    /// The process of the only worker.
+    fn worker(&self) -> u64 {
+        self.status()["placement"]["tenants"][0]["who"]["process"].as_u64().unwrap()
+    }
+}
+
+/// The error that ends a stream.
+#[track_caller]
+fn last_error(stream: &str) -> Value {
+    let last = stream.trim_end().rsplit("data: ").next().unwrap();
+    serde_json::from_str::<Value>(last).unwrap_or_else(|error| panic!("{last}: {error}"))["error"].clone()
+}
+
+#[tokio::test]
+async fn answers_that_have_begun_get_their_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.adopt("gemma-3-270m");
+    let short = json!({"model": "gemma-3-270m", "prompt": "One, two,", "max_tokens": 24, "stream": true});
+    let mut answer = daemon.post("/v1/completions", &short).send().await.unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    daemon.signal("-TERM");
+    let rest = answer.text().await.unwrap();
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    let mut daemon = daemon;
+    assert_eq!(daemon.process.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_answer_without_end_gets_ten_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    daemon.adopt("gemma-3-270m");
+    let mut answer = daemon.post("/v1/completions", &endless()).send().await.unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    let begun = Instant::now();
+    daemon.signal("-TERM");
+    let rest = answer.text().await.unwrap();
+    let took = begun.elapsed();
+    let error = last_error(&rest);
+    assert_eq!(error["code"], "stopping", "{error}");
+    assert!(took > Duration::from_secs(9) && took < Duration::from_secs(15), "{took:?}");
+    assert_eq!(daemon.process.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(dir.path());
+    daemon.adopt("gemma-3-270m");
+    let mut answer = daemon.post("/v1/completions", &endless()).send().await.unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    let worker = daemon.worker();
+    let begun = Instant::now();
+    daemon.signal("-TERM");
+    // Until the first has been taken in, a second one is the same to the kernel.
+    while daemon.get("/v1/models").send().await.is_ok() {}
+    daemon.signal("-INT");
+    assert_eq!(last_error(&answer.text().await.unwrap())["code"], "stopping");
+    assert_eq!(daemon.process.wait().unwrap().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_takes_nothing_else_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.adopt("gemma-3-270m");
+    let mut answer = daemon.post("/v1/completions", &endless()).send().await.unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    let killed = daemon.worker();
+    assert!(Command::new("kill").args(["-KILL", &killed.to_string()]).status().unwrap().success());
+    let error = last_error(&answer.text().await.unwrap());
+    assert_eq!(error["code"], "runtime_ended");
+    assert!(error["message"].as_str().unwrap().contains("signal: 9"), "{error}");
+    // The next request loads it again.
+    let again = json!({"model": "gemma-3-270m", "prompt": "One, two,", "max_tokens": 2});
+    assert_eq!(daemon.post("/v1/completions", &again).send().await.unwrap().status(), 200);
+    let worker = daemon.worker();
+    assert_ne!(worker, killed);
+
+    // No worker outlives its daemon, however that one ends.
+    daemon.signal("-KILL");
+    drop(daemon);
+    let begun = Instant::now();
+    while Path::new(&format!("/proc/{worker}/exe")).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the worker still runs");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn two_models_swap_in_room_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({"placement": {"host_memory": "1250MiB"}, "engine": {"context": 512}});
+    let daemon = Daemon::with(dir.path(), &config, &[]);
+    daemon.adopt("gemma-3-270m");
+    daemon.adopt("qwen2.5-coder-1.5b-instruct");
+    let (daemon, models) = (&daemon, ["gemma-3-270m", "qwen2.5-coder-1.5b-instruct"]);
+    let caller = async |first: usize| {
+        for round in first..first + 4 {
+            let model = models[round % 2];
+            let body = json!({"model": model, "prompt": "fn main() {", "max_tokens": 2});
+            let answer = daemon.post("/v1/completions", &body).send().await.unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()["x-sovereign-model"]),
+                (200, &model.parse().unwrap())
+            );
+            let answer: Value = answer.json().await.unwrap();
+            assert_eq!((&answer["model"], &answer["usage"]["completion_tokens"]), (&json!(model), &json!(2)));
+        }
+    };
+    tokio::join!(caller(0), caller(1), caller(0));
+    let placement = daemon.status()["placement"].clone();
+    assert_eq!(placement["tenants"].as_array().unwrap().len(), 1, "{placement}");
+    assert!(placement["swaps"].as_array().unwrap().len() >= 2, "{placement}");
+    assert!(placement["held"]["ram"].as_u64() <= placement["budget"]["ram"].as_u64(), "{placement}");
+}
+
+#[test]
+fn a_person_talks_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = json!({"models": {"default": "qwen2.5-coder-1.5b-instruct"}, "engine": {"context": 512}});
+    let daemon = Daemon::with(dir.path(), &config, &[]);
+    daemon.adopt("qwen2.5-coder-1.5b-instruct");
+    let said = stdout(&daemon.run(&["chat", "Answer with one word: what is the capital of France?"]));
+    assert!(said.contains("Paris"), "{said}");
+    let said = stdout(&daemon.run(&["chat", "qwen2.5-coder:1.5b", "Answer with one word: what is 2 + 2?"]));
+    assert!(said.contains('4') || said.to_lowercase().contains("four"), "{said}");
+    let people = stdout(&daemon.run(&["status"]));
+    assert!(people.contains("qwen2.5-coder-1.5b-instruct  Q4_K_M"), "{people}");
+
+    // What is piped in is the prompt.
+    let mut chat = Command::new(PROGRAM)
+        .args(["chat", "--state"])
+        .arg(dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    chat.stdin.take().unwrap().write_all(b"Answer with one word: what is the capital of Italy?\n").unwrap();
+    let said = stdout(&chat.wait_with_output().unwrap());
+    assert!(said.contains("Rome"), "{said}");
+    let said = refusal(&daemon.run(&["chat"]));
+    assert!(said.contains("nothing to ask"), "{said}");
 }
