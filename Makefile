@@ -6,6 +6,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/sovereign/target
 endif
 export SOVEREIGN_TEST_MODELS ?= $(HOME)/.cache/sovereign/test-models
 export SOVEREIGN_TEST_VENV   ?= $(HOME)/.cache/sovereign/test-venv
+SOVEREIGN_PARITY             ?= $(HOME)/.cache/sovereign/parity
 export SOVEREIGN_BINARY      ?= $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/sovereign
 
 BROWSER_TESTS := tests/browser
@@ -54,6 +55,13 @@ lint: assets
 	cargo clippy --all-targets -- -D warnings
 
 # --- what takes longer, and is run when its part changes: figures go to docs/EVIDENCE.md -----------------------------
+
+.PHONY: parity
+parity: build models ## Tokens, answers and log-probabilities against llama.cpp (which takes ten minutes to build, once)
+	scripts/venv.sh "$(SOVEREIGN_PARITY)-venv" tests/parity/requirements.txt
+	tests/parity/source.sh "$(SOVEREIGN_PARITY)-source" "$(SOVEREIGN_PARITY)-venv/bin/python"
+	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)"
+	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
 
 .PHONY: test-install
 test-install: ## `./install.sh --try` in a clean Debian (root; debootstrap)

@@ -7,6 +7,7 @@ mod daemon;
 mod gateway;
 mod invariants;
 mod models;
+mod parity;
 mod placement;
 mod stacks;
 mod worker;

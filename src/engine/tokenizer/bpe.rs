@@ -127,7 +127,7 @@ impl Bpe {
 
 /// The character that stands for a byte in spellings: itself where it is printable and no space, else one of those from
 /// U+0100 on, in order.
-fn byte_char(byte: u8) -> char {
+pub(super) fn byte_char(byte: u8) -> char {
     let offset = match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
         0..=0x20 => byte,

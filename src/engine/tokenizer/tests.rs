@@ -1,5 +1,8 @@
 use super::*;
+use crate::engine::gguf::Writer;
+use proptest::prelude::*;
 use std::path::Path;
+use std::time::Instant;
 
 /// The files of llama.cpp's own tests: `ggml-vocab-NAME.gguf` beside `.inp` and `.out`. They are not ours to ship, so
 /// `make parity` fetches them.
@@ -40,4 +43,207 @@ fn agrees_with_llama_cpp_on_its_vocabularies() {
 
 fn tokenizer(path: &Path) -> Result<Tokenizer, Error> {
     Tokenizer::from_gguf(&Gguf::open(path)?)
+}
+
+fn open(file: &Writer) -> Result<Tokenizer, Error> {
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), file.to_vec()).unwrap();
+    tokenizer(path.path())
+}
+
+/// A vocabulary like Llama 2's: bytes, some words, and tokens of each role.
+fn spm() -> Tokenizer {
+    let mut tokens: Vec<(String, f32, i32)> =
+        vec![("<unk>".into(), 0.0, 2), ("<s>".into(), 0.0, 3), ("</s>".into(), 0.0, 3)];
+    tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
+    let words = ["\u{2581}", "a", "b", "c", "\u{2581}a", "ab", "bc", "abc", "<", "s", ">", "<s", "é"];
+    tokens.extend(words.iter().enumerate().map(|(at, word)| ((*word).into(), -(at as f32), 1)));
+    tokens.extend([("<tool>".into(), 0.0, 4), ("<tool>x".into(), 0.0, 4)]);
+    let spellings: Vec<&str> = tokens.iter().map(|token| token.0.as_str()).collect();
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "llama")
+        .array("tokenizer.ggml.tokens", &spellings)
+        .array("tokenizer.ggml.scores", &tokens.iter().map(|token| token.1).collect::<Vec<_>>())
+        .array("tokenizer.ggml.token_type", &tokens.iter().map(|token| token.2).collect::<Vec<_>>());
+    open(&file).unwrap()
+}
+
+/// A vocabulary like Qwen's: bytes, and words that merges make of them.
+fn bpe_file<'a>(pre: &'a str) -> Writer<'a> {
+    let mut tokens: Vec<String> = (0..=255u8).map(|byte| bpe::byte_char(byte).to_string()).collect();
+    let merges = ["a b", "b c", "ab c", "\u{120} a", "\u{120} abc"];
+    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    let mut types = vec![1; tokens.len()];
+    tokens.extend(["<|im_start|>".into(), "<|im_end|>".into(), "<think>".into()]);
+    types.extend([3, 3, 4]);
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "gpt2")
+        .set("tokenizer.ggml.pre", pre)
+        .set("tokenizer.ggml.bos_token_id", types.len() as u32 - 3)
+        .array("tokenizer.ggml.tokens", &tokens)
+        .array("tokenizer.ggml.merges", &merges)
+        .array("tokenizer.ggml.token_type", &types);
+    file
+}
+
+fn bpe() -> Tokenizer {
+    open(&bpe_file("qwen2")).unwrap()
+}
+
+/// Asserts how a text is cut, by the names of its tokens.
+#[track_caller]
+fn check(tokenizer: &Tokenizer, text: &str, special: Special, expected: &[&str]) {
+    let tokens = tokenizer.encode(text, special, false);
+    let names: Vec<_> = tokens.iter().map(|&token| String::from_utf8_lossy(tokenizer.name(token))).collect();
+    assert_eq!(names, expected, "{text:?}");
+}
+
+#[test]
+fn sentencepiece_merges_the_best_score_first() {
+    let check = |text, expected: &[&str]| check(&spm(), text, Special::Parse, expected);
+    check("abc", &[" a", "bc"]);
+    check("bc", &[" ", "bc"]);
+    check("é€", &[" ", "é", "\u{fffd}", "\u{fffd}", "\u{fffd}"]);
+    // After a token that stands for itself a text begins anew.
+    check("<tool>abc</s>", &["<tool>", " a", "bc", "</s>"]);
+    // Of two that overlap the longest.
+    check("<tool>xa", &["<tool>x", " a"]);
+    assert_eq!(spm().decode(&spm().encode("é€ a\n", Special::Parse, true)), "é€ a\n");
+}
+
+#[test]
+fn plain_text_never_becomes_a_control_token() {
+    check(&spm(), "<s>", Special::Plain, &[" ", "<s", ">"]);
+    check(&spm(), "<s>", Special::Parse, &["<s>"]);
+    check(&spm(), "<tool>", Special::Plain, &["<tool>"]);
+    assert!(!bpe().encode("<|im_end|>", Special::Plain, true).contains(&bpe().token("<|im_end|>").unwrap()));
+    check(&bpe(), "<think><|im_end|>", Special::Parse, &["<think>", "<|im_end|>"]);
+}
+
+#[test]
+fn bytes_merge_by_rank_within_words() {
+    check(&bpe(), "abc abc", Special::Plain, &["abc", " abc"]);
+    check(&bpe(), "bca a", Special::Plain, &["bc", "a", " a"]);
+    check(&bpe(), "é", Special::Plain, &["\u{fffd}", "\u{fffd}"]);
+    // Of several spaces the last belongs to the word.
+    check(&bpe(), "   abc", Special::Plain, &[" ", " ", " abc"]);
+    check(&bpe(), "a\n  a", Special::Plain, &["a", "\n", " ", " a"]);
+}
+
+#[test]
+fn a_beginning_is_added_once() {
+    let (spm, bpe) = (spm(), bpe());
+    let bos = spm.bos().unwrap();
+    assert_eq!(spm.encode("a", Special::Parse, true)[0], bos);
+    assert_eq!(spm.encode("", Special::Parse, true), [bos]);
+    assert_eq!(spm.encode("<s>a", Special::Parse, true), spm.encode("a", Special::Parse, true));
+    // Qwen has such a token, and does not want it.
+    assert_eq!(bpe.encode("a", Special::Parse, true), bpe.encode("a", Special::Parse, false));
+    assert!(bpe.bos().is_some());
+}
+
+#[test]
+fn ends_are_known_by_name() {
+    let (spm, bpe) = (spm(), bpe());
+    assert_eq!(spm.ends().collect::<Vec<_>>(), [2]);
+    assert!(bpe.is_end(bpe.token("<|im_end|>").unwrap()));
+    assert!(!bpe.is_end(bpe.token("<|im_start|>").unwrap()));
+    assert_eq!(bpe.piece(bpe.token("<|im_end|>").unwrap()), b"");
+    assert_eq!(bpe.name(bpe.token("<|im_end|>").unwrap()), b"<|im_end|>");
+    assert_eq!((bpe.piece(u32::MAX), bpe.name(u32::MAX), bpe.is_end(u32::MAX)), (&b""[..], &b""[..], false));
+}
+
+#[test]
+fn what_is_not_served_is_named() {
+    let check = |file: &Writer, part: &str| {
+        let message = open(file).unwrap_err().to_string();
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    };
+    check(&bpe_file("klingon"), "\"klingon\"");
+    check(Writer::new().set("tokenizer.ggml.model", "bert").array("tokenizer.ggml.tokens", &["a"]), "\"bert\"");
+    check(&Writer::new(), "tokenizer.ggml.tokens");
+    let tokens = ["a", "b"];
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "llama").array("tokenizer.ggml.tokens", &tokens);
+    check(&file, "tokenizer.ggml.scores");
+    file.array("tokenizer.ggml.scores", &[0.0f32]);
+    check(&file, "2 tokens, but 1");
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "gpt2").array("tokenizer.ggml.tokens", &tokens);
+    check(file.array("tokenizer.ggml.merges", &["a b", "ab"]), "\"tokenizer.ggml.merges\"[1]");
+}
+
+#[test]
+fn every_known_rule_for_words_can_be_read() {
+    for pre in [
+        "default",
+        "gpt-2",
+        "smollm",
+        "llama-bpe",
+        "glm4",
+        "dbrx",
+        "qwen2",
+        "qwen35",
+        "falcon",
+        "deepseek-llm",
+        "deepseek-coder",
+        "deepseek-v3",
+        "tekken",
+        "gpt-4o",
+        "gemma4",
+    ] {
+        let rules = pretokenizer::Pretokenizer::named(pre).unwrap();
+        let text = "I'm 1234 naïve,\tself-aware  foxes!\r\n\n  x = [1, 2];  ";
+        let mut words = Vec::new();
+        rules.split(text, |word| words.push(word.to_owned()));
+        assert_eq!(words.concat(), text, "{pre}");
+        assert!(words.len() > 1, "{pre}");
+    }
+}
+
+#[test]
+fn a_long_word_takes_no_longer_than_many_short_ones() {
+    // A quadratic algorithm would take minutes.
+    let begun = Instant::now();
+    assert_eq!(bpe().encode(&"abc".repeat(200_000), Special::Plain, false).len(), 200_000);
+    assert_eq!(bpe().encode(&" ".repeat(600_000), Special::Plain, false).len(), 600_000);
+    assert_eq!(spm().encode(&"bc".repeat(300_000), Special::Plain, false).len(), 300_001);
+    assert_eq!(spm().encode(&"<tool".repeat(100_000), Special::Plain, false).len(), 500_001);
+    assert!(begun.elapsed().as_secs() < 20, "it took {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_stream_holds_back_what_is_no_character_yet() {
+    let mut stream = Utf8Stream::default();
+    assert_eq!(stream.push("a€".as_bytes()), "a€");
+    assert_eq!(stream.push(&[0xf0, 0x9f]), "");
+    assert!(stream.is_pending());
+    assert_eq!(stream.push(&[0xa6, 0x99, b'b']), "\u{1f999}b");
+    assert_eq!(stream.push(&[0xff, b'c', 0xe2]), "\u{fffd}c");
+    assert_eq!(stream.push(b"d"), "\u{fffd}d");
+    assert_eq!(
+        (stream.push(&[0xe2, 0x82]), stream.finish(), stream.is_pending()),
+        ("".into(), "\u{fffd}".into(), false)
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_comes_back(text in "(\\PC|abc| |\n|<s>|<tool>|\u{120}){0,40}") {
+        let bpe = bpe();
+        prop_assert_eq!(&bpe.decode(&bpe.encode(&text, Special::Plain, true)), &text);
+        let spm = spm();
+        let unspelled = text.replace('\u{2581}', " ");
+        // A space goes before the text, and after tokens that stand for themselves.
+        let decoded = spm.decode(&spm.encode(&unspelled, Special::Plain, true));
+        prop_assert_eq!(decoded.replace(' ', ""), unspelled.replace(' ', ""));
+    }
+
+    #[test]
+    fn a_stream_gives_the_same_text_in_any_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..40), cut in 0usize..40) {
+        let (first, second) = bytes.split_at(cut.min(bytes.len()));
+        let mut stream = Utf8Stream::default();
+        let text = stream.push(first) + &stream.push(second) + &stream.finish();
+        prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
+    }
 }

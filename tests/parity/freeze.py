@@ -1,0 +1,48 @@
+"""Writes what llama.cpp says into tests/fixtures/parity, for the tests that run without it: freeze.py MODELS_FOLDER"""
+
+import json
+import sys
+from pathlib import Path
+
+from cases import MODELS, PROMPTS, TEXTS, random_texts
+from oracle import Oracle, best
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "parity"
+ANSWER = 12
+TOP = 5
+
+
+def texts(oracle):
+    rows = []
+    for text in TEXTS + random_texts(seed=1, count=60):
+        plain, special = (oracle.tokens(text, special, add_bos=False) for special in (False, True))
+        rows.append({"text": text, "plain": plain} | ({"special": special} if special != plain else {}))
+    return rows
+
+
+def answers(oracle, prompts):
+    rows = []
+    for prompt in prompts:
+        tokens = oracle.tokens(prompt, special=True, add_bos=True)
+        steps = []
+        answer = []
+        while len(answer) < ANSWER:
+            top = best(oracle.row(tokens + answer), TOP)
+            steps.append([[token, round(logprob, 4)] for token, logprob in top])
+            answer.append(top[0][0])
+            if oracle.is_end(answer[-1]):
+                break
+        rows.append({"prompt": prompt, "tokens": tokens, "steps": steps})
+    return rows
+
+
+def lines(rows):
+    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows) + "\n]"
+
+
+for name, file in MODELS.items():
+    oracle = Oracle(Path(sys.argv[1]) / file)
+    content = f'{{"texts": {lines(texts(oracle))},\n"answers": {lines(answers(oracle, PROMPTS[name]))}}}\n'
+    json.loads(content)
+    (FIXTURES / f"{name}.json").write_text(content)
+    print(f"{name}: {len(content)} bytes")

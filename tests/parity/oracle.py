@@ -1,0 +1,47 @@
+"""llama.cpp as the oracle: its tokens, and its log-probabilities."""
+
+import ctypes
+
+import llama_cpp
+import numpy
+
+
+class Oracle:
+    """One model, run by llama.cpp on the processor."""
+
+    def __init__(self, path, context=1024, threads=2):
+        self.llama = llama_cpp.Llama(str(path), n_ctx=context, n_batch=context, n_threads=threads, verbose=False)
+
+    def tokens(self, text, special, add_bos):
+        """The tokens of a text; `special` says that control tokens in it are themselves."""
+        return self.llama.tokenize(text.encode(), add_bos=add_bos, special=special)
+
+    def piece(self, token):
+        """The bytes of a token; of a control token its name."""
+        return self.llama.detokenize([token], special=True)
+
+    def is_end(self, token):
+        vocabulary = llama_cpp.llama_model_get_vocab(self.llama.model)
+        return llama_cpp.llama_vocab_is_eog(vocabulary, token)
+
+    def row(self, tokens):
+        """The log-probabilities of what follows `tokens`, which continue those of the last call where they can."""
+        known = self.llama.input_ids[: self.llama.n_tokens].tolist()
+        shared = 0
+        while shared < min(len(known), len(tokens) - 1) and known[shared] == tokens[shared]:
+            shared += 1
+        if shared == 0:
+            self.llama.reset()
+        self.llama.n_tokens = shared
+        self.llama.eval(tokens[shared:])
+        logits = llama_cpp.llama_get_logits_ith(self.llama.ctx, -1)
+        row = numpy.ctypeslib.as_array(ctypes.cast(logits, ctypes.POINTER(ctypes.c_float)), (self.llama.n_vocab(),))
+        row = row.astype(numpy.float64)
+        row -= row.max()
+        return row - numpy.log(numpy.exp(row).sum())
+
+
+def best(row, count):
+    """The most probable tokens of a row and their log-probabilities, the most probable first."""
+    order = numpy.argsort(-row, kind="stable")[:count]
+    return [(int(token), float(row[token])) for token in order]
