@@ -2,13 +2,12 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::worker::{self, Listener, Options};
+use crate::worker::{self, Listener, Options, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// The exit code for a model file that cannot be served: another start would end the same way.
 const BAD_MODEL: u8 = 2;
@@ -49,10 +48,7 @@ enum Device {
 
 impl Worker {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let tie = match self.tied {
-            true => worker::tie().context("cannot tie the worker to its parent")?,
-            false => CancellationToken::new(),
-        };
+        let tie = self.tied.then(Tie::new).transpose().context("cannot tie the worker to its parent")?;
         // One thread for requests is enough beside those that compute.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let code = runtime.block_on(async {
@@ -61,7 +57,7 @@ impl Worker {
                 code = self.serve() => code,
                 _ = terminate.recv() => Ok(ExitCode::SUCCESS),
                 _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-                () = tie.cancelled() => Ok(ExitCode::SUCCESS),
+                () = cut(tie) => Ok(ExitCode::SUCCESS),
             }
         });
         // A load or a forward pass may be half done, and nobody waits for it.
@@ -102,6 +98,14 @@ impl Worker {
             slots: self.slots,
             threads: self.threads,
         }
+    }
+}
+
+/// Returns when the tie is cut; never, where there is none.
+async fn cut(tie: Option<Tie>) {
+    match tie {
+        Some(tie) => tie.cut().await,
+        None => std::future::pending().await,
     }
 }
 

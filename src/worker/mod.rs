@@ -14,7 +14,7 @@ mod tie;
 mod tokens;
 
 pub use listen::Listener;
-pub use tie::tie;
+pub use tie::Tie;
 
 use crate::engine::Error;
 use crate::engine::footprint::Footprint;

@@ -24,8 +24,8 @@ fn model(name: &str) -> PathBuf {
 
 fn command(file: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sovereign"));
-    command.args(["worker", "--tied", "--device", "cpu", "--listen", listen, "--model"]).arg(file);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["worker", "--device", "cpu", "--listen", listen, "--model"]).arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -42,7 +42,7 @@ impl Worker {
     }
 
     fn start_at(file: &Path, listen: &str, arguments: &[&str]) -> Self {
-        let mut child = command(file, listen).args(arguments).spawn().unwrap();
+        let mut child = command(file, listen).arg("--tied").args(arguments).stdin(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let Some(address) = line.trim_end().strip_prefix("ready ") else {
@@ -376,6 +376,26 @@ async fn ends_with_whoever_started_it() {
     worker.stdin = None;
     assert!(worker.wait().success());
     assert!(!socket.exists());
+}
+
+#[test]
+fn ends_with_its_parent_though_the_pipe_is_held_open() {
+    let worker = command(&model("gemma-3-270m"), "tcp:127.0.0.1:0");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "\"$@\" <&0 & wait", "sh"]).arg(worker.get_program()).args(worker.get_args()).arg("--tied");
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Ours, and open to the end of the test.
+    let _stdin = shell.stdin.take().unwrap();
+    let mut stdout = BufReader::new(shell.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready "), "{line:?}");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    // With the shell gone, the worker alone holds the other end.
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(stdout.read_to_end(&mut Vec::new()).is_ok()));
+    assert_eq!(end.recv_timeout(SOON), Ok(true), "the worker outlives its parent");
 }
 
 #[tokio::test]
