@@ -382,7 +382,11 @@ async fn ends_with_whoever_started_it() {
 fn ends_with_its_parent_though_the_pipe_is_held_open() {
     let worker = command(&model("gemma-3-270m"), "tcp:127.0.0.1:0");
     let mut shell = Command::new("sh");
-    shell.args(["-c", "\"$@\" <&0 & wait", "sh"]).arg(worker.get_program()).args(worker.get_args()).arg("--tied");
+    shell
+        .args(["-c", "exec 3<&0; \"$@\" <&3 & wait", "sh"])
+        .arg(worker.get_program())
+        .args(worker.get_args())
+        .arg("--tied");
     let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     // Ours, and open to the end of the test.
     let _stdin = shell.stdin.take().unwrap();
