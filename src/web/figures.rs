@@ -73,6 +73,10 @@ impl Figure {
         let value = format!("{:.0}", value?);
         Some(Self { label, value, unit: unit.into() })
     }
+
+    fn text(label: &'static str, value: String) -> Self {
+        Self { label, value, unit: String::new() }
+    }
 }
 
 /// A card.
@@ -151,13 +155,16 @@ impl Machine {
         };
         // What tenants were seen to occupy includes pages of model files, which the kernel does not count as used.
         let models: u64 = placement.tenants.iter().filter_map(|tenant| tenant.measured_ram).sum();
+        let answering: usize = placement.tenants.iter().map(|tenant| tenant.leases).sum();
         let parts = vec![("Models".to_owned(), models.min(memory.used))];
         Self {
             note: words::count(host.cpus, "processor"),
             memory: (memory.total > 0).then(|| Bar::new(memory, parts, "Everything else")),
             figures: [
                 Figure::new("Processor", host.cpu_percent, " %"),
-                Some(Figure { label: "Sovereign runs for", value: words::span(uptime), unit: String::new() }),
+                Some(Figure::text("Models", placement.tenants.len().to_string())),
+                Some(Figure::text("Requests", answering.to_string())),
+                Some(Figure::text("Up for", words::span(uptime))),
             ]
             .into_iter()
             .flatten()

@@ -16,6 +16,7 @@ use crate::app::App;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware;
+use axum::response::Redirect;
 use axum::routing::get;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -30,6 +31,8 @@ pub fn router() -> Router<App> {
     Router::new()
         .merge(pages::router())
         .route("/assets/{version}/{name}", get(assets::serve))
+        // What browsers ask for beside plain text, which names no icon.
+        .route("/favicon.ico", get(|| async { Redirect::permanent(&assets::url("icon.svg")) }))
         .fallback(|| async { error::Error::NotFound })
         .layer(middleware::from_fn(error::tell))
         .layer(set(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))

@@ -5,6 +5,8 @@
   const HOUR = 3600;
   // A daemon that has just begun has little to show, and shows it large.
   const LEAST = 300;
+  // Distances of the labels, which tell no seconds.
+  const MINUTES = [1, 2, 5, 10, 15, 30].map((minutes) => minutes * 60);
   const box = document.getElementById("chart");
   const key = document.getElementById("chart-key");
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -53,7 +55,7 @@
         cursor: { y: false, points: { size: 6 } },
         scales: { x: { range }, y: { range: [0, 100] } },
         axes: [
-          { ...axis, grid: { show: false }, values: (_, splits) => splits.map(clock), space: 80, size: 28 },
+          { ...axis, grid: { show: false }, values: (_, splits) => splits.map(clock), incrs: MINUTES, space: 80, size: 28 },
           { ...axis, values: (_, splits) => splits.map((v) => `${v} %`), splits: [0, 50, 100], size: 48 },
         ],
         series: [

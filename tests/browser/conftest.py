@@ -133,3 +133,15 @@ def chat_model(browser):
     name = browser.see(f"#installed tr[data-model*='{CHAT_MODEL}'] strong", timeout=120).text
     return name
 
+
+@pytest.fixture
+def hello_runs(page, engine):
+    """The owner's stack, up and healthy for the length of a test."""
+    page.open("/stacks")
+    page.click("#stack-hello button", "Start")
+    page.see("#stack-hello tbody .state", "Healthy", timeout=60)
+    yield
+    page.open("/stacks")
+    page.click("#stack-hello button", "Stop")
+    page.see("#stack-hello button", "Start", timeout=60)
+    page.wait(lambda: "hello" not in engine.containers(), timeout=30)

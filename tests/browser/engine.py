@@ -72,7 +72,8 @@ class Engine:
             "image": IMAGE,
             "healthcheck": {"test": ["CMD", "/hello", "check"], "interval": "1s", "timeout": "1s", "retries": 3},
         }
-        return json.dumps({"services": {"hello": service}})
+        about = {"title": "Hello", "description": "Says hello once a second. Built by the tests, from a dozen lines of C."}
+        return json.dumps({"x-sovereign": about, "services": {"hello": service}})
 
     def containers(self) -> str:
         """Names of what runs."""

@@ -106,9 +106,12 @@ class Page:
         self.type("#password", password)
         self.click("button")
 
-    def screenshot(self, name: str):
+    def screenshot(self, name: str, height: int = SIZE["height"]):
+        """For docs/screenshots, of a window as high as what is shown wants it."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.metrics(SIZE | {"height": height})
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        self.metrics(SIZE)
         (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
     def complaints(self) -> list[str]:

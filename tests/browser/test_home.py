@@ -11,7 +11,7 @@ def test_figures_are_live(page, daemon, card):
     assert page.driver.execute_script("return window.stayed")
 
 
-def test_a_model_in_memory_is_unloaded(page, chat_model):
+def test_a_model_in_memory_is_unloaded(page, chat_model, hello_runs):
     page.open("/chat")
     page.type("#prompt", "Say hello.")
     page.click("#send")

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::docker::{self, Container};
 use crate::gpu::{Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
+use crate::runtime::Claim;
 use crate::web::containers;
 use crate::web::error::{Error, wants_html};
 use crate::web::figures::{self, Card, Machine};
@@ -97,7 +98,7 @@ impl<'a> Live<'a> {
             summary: Summary::of(sample, placement),
             cards: sample.cards.iter().map(Card::of).collect(),
             machine: Machine::of(&sample.host, placement, now.uptime),
-            budget: format!("{} of {} held", words::claim(&placement.held), words::claim(&placement.budget)),
+            budget: budget(placement),
             tenants: placement.tenants.iter().map(Tenant::of).collect(),
             notes: placement.waiting.iter().map(waiting).collect(),
             problems: problems(placement, now.at),
@@ -157,6 +158,17 @@ impl Tenant {
             measured: tenant.measured_ram.map_or("–".into(), words::size),
             requests: format!("{} of {}", tenant.leases, tenant.slots),
         }
+    }
+}
+
+/// What is held of what there is.
+fn budget(placement: &Status) -> String {
+    let Status { budget, held, .. } = placement;
+    let on_cards = |claim: &Claim| -> u64 { claim.vram.values().sum() };
+    let host = format!("{} of {} of host memory", words::size(held.ram), words::size(budget.ram));
+    match on_cards(budget) {
+        0 => format!("{host} held"),
+        vram => format!("{} of {} of the card and {host} held", words::size(on_cards(held)), words::size(vram)),
     }
 }
 
@@ -253,7 +265,6 @@ mod tests {
     use super::*;
     use crate::gpu::Snapshot;
     use crate::placement::Swap;
-    use crate::runtime::Claim;
 
     fn tenant(state: TenantState, leases: usize) -> TenantStatus {
         TenantStatus {
