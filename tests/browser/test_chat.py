@@ -46,7 +46,7 @@ def test_stop_stops(page, chat_model):
 def test_keys_of_the_composer(page, chat_model):
     page.open("/chat")
     prompt = page.see("#prompt")
-    prompt.send_keys("one", Keys.SHIFT + Keys.ENTER, "two")
+    prompt.send_keys("one", Keys.SHIFT + Keys.ENTER + Keys.NULL, "two")
     assert prompt.get_attribute("value") == "one\ntwo"
     page.click("#new-chat")
     assert not page.all(".message")
@@ -58,7 +58,7 @@ def test_what_a_model_writes_is_inert(page, chat_model):
         """
         const done = arguments[0];
         const csrf = document.querySelector("meta[name=csrf-token]").content;
-        const body = "<script>window.owned = 1</script> <img src=x onerror='window.owned = 2'> " +
+        const body = "<script>window.owned = 1</script> <img src=x onerror='window.owned = 2'>\\n\\n" +
           "[a](javascript:window.owned=3) ![b](https://example.invalid/leak)";
         fetch("/chat/render", { method: "POST", headers: { "x-csrf-token": csrf }, body })
           .then((response) => response.text())
