@@ -120,7 +120,7 @@ impl Reader {
 }
 
 /// Whether a page is wanted, rather than an answer for programs.
-pub fn wants_html(headers: &HeaderMap) -> bool {
+fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }

@@ -10,4 +10,5 @@ mod models;
 mod parity;
 mod placement;
 mod stacks;
+mod web;
 mod worker;

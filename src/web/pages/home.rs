@@ -7,7 +7,6 @@ use crate::gpu::{Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
 use crate::runtime::Claim;
 use crate::web::containers;
-use crate::web::error::{Error, wants_html};
 use crate::web::figures::{self, Card, Machine};
 use crate::web::live::{self, Push};
 use crate::web::session::Owner;
@@ -15,7 +14,7 @@ use crate::web::words;
 use askama::Template;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use jiff::{SignedDuration, Timestamp};
@@ -219,14 +218,10 @@ struct Second {
     values: Vec<Option<f32>>,
 }
 
-async fn page(State(app): State<App>, headers: HeaderMap, owner: Result<Owner, Error>) -> Result<Response, Error> {
-    // What a program finds here is for it to know that it found the right place.
-    if !wants_html(&headers) {
-        return Ok("Sovereign is running".into_response());
-    }
-    let csrf = owner?.session.csrf;
+async fn page(State(app): State<App>, owner: Owner) -> Response {
+    let csrf = owner.session.csrf;
     let live = live(&app, &csrf);
-    Ok(html(&Page { shell: Shell { csrf, tab: Tab::Home }, live }))
+    html(&Page { shell: Shell { csrf, tab: Tab::Home }, live })
 }
 
 async fn stream(State(app): State<App>, owner: Owner, headers: HeaderMap) -> Response {
