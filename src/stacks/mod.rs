@@ -85,11 +85,18 @@ impl Stacks {
         let wanted = wanted::read(&db).await?;
         let station = |wanted| Station { wanted: Some(wanted), ..Station::default() };
         let stations = wanted.into_iter().map(|(name, wanted)| (name, station(wanted))).collect();
+        let dir = config.stacks_dir();
+        // Where it is ours to make, there is a folder to put files into. Without one there are just no files.
+        if config.docker.stacks.is_none()
+            && let Err(error) = tokio::fs::create_dir_all(&dir).await
+        {
+            tracing::warn!(dir = %dir.display(), %error, "there is no folder for stacks");
+        }
         let ports = forward::start(&docker, shutdown.clone());
         let stacks = Self(Arc::new(Inner {
             docker,
             db,
-            dir: config.stacks_dir(),
+            dir,
             stations: Mutex::new(stations),
             ports,
             changes: watch::Sender::new(0),
@@ -385,7 +392,6 @@ fn not_found(name: &str, known: impl Iterator<Item = String>) -> Error {
 
 /// An operation under way, as the future of its end. It goes on when this is dropped.
 #[derive(Debug)]
-#[must_use = "dropping it means not to wait: say so with drop()"]
 pub struct Handle(tokio::task::JoinHandle<Result<(), Error>>);
 
 impl Future for Handle {

@@ -1,11 +1,13 @@
 //! Stacks, in a Docker engine of the test's own.
 
 mod engine;
+mod registry;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use engine::{Engine, IMAGE};
 use futures_util::StreamExt;
+use registry::Registry;
 use serde_json::{Value, json};
 use sovereign::admin;
 use sovereign::app::App;
@@ -321,6 +323,34 @@ async fn what_goes_wrong_is_told_and_leaves_nothing_half_done() {
         app.stacks.remove(stack).await.unwrap().await.unwrap();
     }
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_pulled_once() {
+    let engine = Engine::start();
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::serve(std::fs::read(engine.layer()).unwrap(), "/hello").await;
+    write(folder.path(), "pulled", &json!({"services": {"a": {"image": registry.image, "command": "wait"}}}));
+    let app = daemon(folder.path(), &engine.host()).await;
+    present(&app).await;
+
+    let up = app.stacks.up("pulled").await.unwrap();
+    let pulling = format!("pulling {}", registry.image);
+    let is_pulling = |view: &StackView| view.progress.as_ref().is_some_and(|progress| progress.starts_with(&pulling));
+    assert_eq!(until(&app, "pulled", "the pull", is_pulling).await.state, StackState::Starting);
+    // A stop gives a pull up.
+    app.stacks.down("pulled").await.unwrap().await.unwrap();
+    assert!(matches!(up.await, Err(Error::Superseded)));
+
+    registry.open();
+    app.stacks.up("pulled").await.unwrap().await.unwrap();
+    assert_eq!(status(&app.stacks.get("pulled").await.unwrap(), "a"), Some(Status::Running));
+    app.stacks.down("pulled").await.unwrap().await.unwrap();
+    // What is here is not asked for again.
+    drop(registry);
+    app.stacks.up("pulled").await.unwrap().await.unwrap();
+    app.stacks.remove("pulled").await.unwrap().await.unwrap();
     app.close().await;
 }
 

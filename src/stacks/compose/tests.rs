@@ -196,6 +196,15 @@ fn what_is_not_supported_is_refused_by_key_and_line() {
 }
 
 #[test]
+fn every_key_is_in_the_manual() {
+    let manual = include_str!("../../../docs/stacks.md");
+    let error = read("services: {a: {zzz: 1}}").unwrap_err().to_string();
+    let known = error.split("Supported: ").nth(1).unwrap();
+    let missing: Vec<_> = known.split(", ").filter(|key| !manual.contains(&format!("`{key}"))).collect();
+    assert!(known.contains("cap_drop") && missing.is_empty(), "docs/stacks.md lacks {missing:?}");
+}
+
+#[test]
 fn a_shipped_file_cannot_mount_what_is_beside_it() {
     let text = "services: {a: {image: x, volumes: [./data:/data]}}";
     let compose = parse(text, Path::new("s.yaml"), HashMap::new()).unwrap();

@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -54,6 +54,8 @@ int main(int argc, char **argv) {
 /// `dockerd` over folders and a socket of its own. It ends with this, and so does what it runs.
 pub struct Engine {
     folder: TempDir,
+    /// Engines that run side by side take their networks' addresses from different ranges.
+    number: u8,
     process: Option<Child>,
 }
 
@@ -61,8 +63,9 @@ impl Engine {
     /// Starts an engine that knows [`IMAGE`]. Panics with the reason where none can run: these tests are not skipped.
     pub fn start() -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests run a Docker engine of their own, and need root");
-        let folder = tempfile::tempdir().unwrap();
-        let mut engine = Self { folder, process: None };
+        static STARTED: AtomicU8 = AtomicU8::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let mut engine = Self { folder: tempfile::tempdir().unwrap(), number, process: None };
         engine.resume();
         engine.import();
         engine
@@ -75,9 +78,6 @@ impl Engine {
 
     /// Starts the engine again over its old folders.
     pub fn resume(&mut self) {
-        // Two engines that start at once stumble over each other in the firewall's tables.
-        static STARTING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let log = File::options().append(true).create(true).open(self.path("dockerd.log")).unwrap();
         let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let spawned = Command::new("dockerd")
@@ -85,8 +85,11 @@ impl Engine {
             .arg(format!("--data-root={}", self.path("data").display()))
             .arg(format!("--exec-root={}", self.path("exec").display()))
             .arg(format!("--pidfile={}", self.path("pid").display()))
-            // No bridge of its own, which another engine may have; networks of its own it makes all the same.
-            .args(["--storage-driver=vfs", "--bridge=none"])
+            // Nothing of this machine's is touched: neither its firewall, where another engine may keep its rules, nor
+            // the default bridge. Internal networks work without.
+            .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"])
+            .arg(format!("--default-address-pool=base=10.213.{}.0/24,size=28", self.number))
+            .arg("--storage-driver=vfs")
             .env("PATH", path)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -134,15 +137,20 @@ impl Engine {
         docker.unwrap_or_else(|error| panic!("docker cannot be run ({error}); `make test-tools` installs it"))
     }
 
+    /// The image's only layer: a tar archive with the program.
+    pub fn layer(&self) -> PathBuf {
+        self.path("image.tar")
+    }
+
     fn import(&self) {
         let root = self.path("image");
         std::fs::create_dir(&root).unwrap();
         compile(PROGRAM, &root.join("hello"));
-        let archive = self.path("image.tar");
-        let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg("hello").status().unwrap();
+        let layer = self.layer();
+        let tar = Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&root).arg("hello").status().unwrap();
         assert!(tar.success());
         let entry = "ENTRYPOINT [\"/hello\"]";
-        self.docker(&["import", "--change", entry, &archive.display().to_string(), IMAGE]);
+        self.docker(&["import", "--change", entry, &layer.display().to_string(), IMAGE]);
     }
 
     fn path(&self, name: &str) -> PathBuf {
