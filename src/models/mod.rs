@@ -188,7 +188,7 @@ pub fn fetch(
             fetched.keep(&whole).await
         };
         let result = fetching.await;
-        report.end(result.as_ref().map(|()| ()));
+        report.end(result.as_ref().copied());
         result.map(|()| whole)
     };
     Ok((progress, work))

@@ -3,6 +3,8 @@ use crate::config::{Bytes, Config};
 use crate::models::{Fact, Inspection, Models};
 use crate::placement;
 use serde::Serialize;
+use std::fmt;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,9 +53,14 @@ impl Inspect {
         let inspection = Models::inspect(&self.file)?;
         let fit = Fit::of(&inspection, &config)?;
         let report = Report { inspection, fit };
-        match self.json {
-            true => println!("{}", serde_json::to_string_pretty(&report)?),
-            false => report.print(),
+        let told = match self.json {
+            true => serde_json::to_string_pretty(&report)? + "\n",
+            false => report.to_string(),
+        };
+        match std::io::stdout().write_all(told.as_bytes()) {
+            // Whoever reads it has read enough, as `head` does.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -77,39 +84,38 @@ impl Fit {
     }
 }
 
-impl Report {
-    fn print(&self) {
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { inspection, fit } = self;
-        let row = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14} {value}");
-        let exact = |bytes: u64| format!("{bytes} B ({})", Bytes(bytes));
-        row("file", &format!("{}, GGUF version {}", inspection.file.display(), inspection.gguf_version));
-        row("length", &exact(inspection.bytes));
-        row("name", &inspection.name.as_deref().unwrap_or("not told"));
-        row("licence", &inspection.licence.as_deref().unwrap_or("not told"));
-        row("architecture", &inspection.architecture);
-        row("parameters", &inspection.parameters);
-        let kinds: Vec<String> =
-            inspection.weights_by_kind.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes))).collect();
-        row("quantisation", &format!("{} ({})", inspection.quantisation, kinds.join(", ")));
-        row("context", &format!("{} tokens", inspection.context_train));
-        row("weights", &format!("{} in {} tensors", exact(inspection.weights), inspection.tensors));
+        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<14} {value}");
+        row("file", &format!("{}, GGUF version {}", inspection.file.display(), inspection.gguf_version))?;
+        row("length", &exact(inspection.bytes))?;
+        row("name", &inspection.name.as_deref().unwrap_or("not told"))?;
+        row("licence", &inspection.licence.as_deref().unwrap_or("not told"))?;
+        row("architecture", &inspection.architecture)?;
+        row("parameters", &inspection.parameters)?;
+        let kinds = inspection.weights_by_kind.iter().map(|(kind, bytes)| format!("{kind} {}", Bytes(*bytes)));
+        row("quantisation", &format!("{} ({})", inspection.quantisation, kinds.collect::<Vec<_>>().join(", ")))?;
+        row("context", &format!("{} tokens", inspection.context_train))?;
+        row("weights", &format!("{} in {} tensors", exact(inspection.weights), inspection.tensors))?;
         match &inspection.problem {
-            Some(problem) => row("served", &format!("no: {problem}")),
+            Some(problem) => row("served", &format!("no: {problem}"))?,
             None => {
-                row("KV per token", &exact(inspection.kv_per_token));
-                row(
-                    "needs",
-                    &format!("{} with {} conversations of {} tokens", exact(fit.needed), fit.slots, fit.context),
-                );
+                row("KV per token", &exact(inspection.kv_per_token))?;
+                let (needed, slots, context) = (exact(fit.needed), fit.slots, fit.context);
+                row("needs", &format!("{needed} with {slots} conversations of {context} tokens"))?;
                 let verdict = if fit.fits { "yes" } else { "no" };
-                row("fits here", &format!("{verdict}: models may hold {} together", Bytes(fit.budget)));
+                row("fits here", &format!("{verdict}: models may hold {} together", Bytes(fit.budget)))?;
             }
         }
-        println!();
-        for (key, fact) in &inspection.metadata {
-            println!("{key} = {}", shown(fact));
-        }
+        writeln!(f)?;
+        inspection.metadata.iter().try_for_each(|(key, fact)| writeln!(f, "{key} = {}", shown(fact)))
     }
+}
+
+/// Every byte, and for people what that is about.
+fn exact(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{bytes} B") } else { format!("{bytes} B ({})", Bytes(bytes)) }
 }
 
 /// A value in a line.

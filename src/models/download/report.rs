@@ -71,7 +71,11 @@ impl Report {
 
     /// Waits, unless it shall end before.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), Error> {
-        self.unless_cancelled(async { Ok(tokio::time::sleep(pause).await) }).await
+        let asleep = async {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        };
+        self.unless_cancelled(asleep).await
     }
 
     /// Does `work`, unless it shall end before.
