@@ -2,10 +2,10 @@
 
 use super::Error;
 use super::gguf::Header;
-use super::model::{Checker, Hyper, Network, workspace_bytes};
+use super::model::{Checker, Hyper, Network, WorkspaceBytes};
 
-/// What a model takes.
-#[derive(Debug, Clone, PartialEq)]
+/// What a model takes. The default takes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Bytes of all tensors.
     pub weights: u64,
@@ -13,44 +13,41 @@ pub struct Footprint {
     pub kv_per_token: u64,
     /// Whether it can be served.
     pub servable: Servable,
-    shape: Option<Shape>,
+    /// Bytes of vectors, which are copied out of the file.
+    vectors: u64,
+    workspace: WorkspaceBytes,
 }
 
 /// Whether a model can be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Servable {
     /// It can.
+    #[default]
     Yes,
     /// It can't: the reason names the architecture, key or tensor.
     No(String),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Shape {
-    hyper: Hyper,
-    /// Floats of all vectors, which are copied out of the file.
-    vectors: u64,
 }
 
 impl Footprint {
     /// Of the model that a header tells of. Nothing but the header is read.
     pub fn of(header: &Header) -> Footprint {
         let weights = header.tensors().iter().map(|tensor| tensor.bytes).sum();
-        match shape(header) {
-            Ok(shape) => {
-                Footprint { weights, kv_per_token: shape.hyper.kv_bytes(), servable: Servable::Yes, shape: Some(shape) }
-            }
-            Err(error) => {
-                Footprint { weights, kv_per_token: 0, servable: Servable::No(error.to_string()), shape: None }
-            }
-        }
+        let footprint = checked(header).map(|(hyper, floats)| Footprint {
+            weights,
+            kv_per_token: hyper.kv_bytes(),
+            servable: Servable::Yes,
+            vectors: 4 * floats,
+            workspace: WorkspaceBytes::of(&hyper),
+        });
+        let unservable =
+            |error: Error| Footprint { weights, servable: Servable::No(error.to_string()), ..Footprint::default() };
+        footprint.unwrap_or_else(unservable)
     }
 
     /// Bytes besides weights, keys and values, with a cache of `slots` conversations of `context` tokens: the buffers of
     /// a forward pass, its results, and vectors that are copied out of the file.
     pub fn workspace(&self, context: usize, slots: usize) -> u64 {
-        let of = |shape: &Shape| workspace_bytes(&shape.hyper, slots, context) + 4 * shape.vectors;
-        self.shape.as_ref().map_or(0, of)
+        self.vectors + self.workspace.total(slots, context)
     }
 
     /// All bytes with such a cache.
@@ -61,10 +58,11 @@ impl Footprint {
     }
 }
 
-fn shape(header: &Header) -> Result<Shape, Error> {
+/// The figures of a model whose tensors are all there, and the number of floats in its vectors.
+fn checked(header: &Header) -> Result<(Hyper, u64), Error> {
     let hyper = Hyper::of(header)?;
     let mut checker = Checker::new(header);
     Network::load(&mut checker, &hyper)?;
     checker.finish()?;
-    Ok(Shape { hyper, vectors: checker.floats })
+    Ok((hyper, checker.floats))
 }

@@ -58,7 +58,7 @@ impl Step {
 }
 
 /// One of several products with the same activations: `out[row] = matrix * x[row] + bias`.
-pub struct Product<'a, K: Kernels + ?Sized> {
+pub struct Product<'a, K: Kernels> {
     /// The weights, [out features, in features].
     pub matrix: &'a K::Matrix,
     /// [out features]
@@ -77,7 +77,7 @@ pub enum Pairs {
 }
 
 /// How a buffer of heads is to be rotated.
-pub struct Rotation<'a, K: Kernels + ?Sized> {
+pub struct Rotation<'a, K: Kernels> {
     /// Heads in a row.
     pub heads: usize,
     /// Dimensions of a head.

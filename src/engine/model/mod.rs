@@ -20,7 +20,7 @@ pub use hyper::{Architecture, Hyper};
 pub use workspace::{ROWS, Workspace};
 
 pub(super) use source::Checker;
-pub(super) use workspace::workspace_bytes;
+pub(super) use workspace::WorkspaceBytes;
 
 use super::Error;
 use super::gguf::Gguf;

@@ -79,9 +79,24 @@ impl Lengths {
 }
 
 /// Bytes of a workspace, with what products and the logits that are handed out take besides.
-pub fn workspace_bytes(hyper: &Hyper, slots: usize, context: usize) -> u64 {
-    let Lengths { rows, logit_rows } = Lengths::new(slots, context);
-    let a_row = 3 * hyper.width + 2 * hyper.queries() + 2 * hyper.keys() + 2 * hyper.hidden + 2 * hyper.head;
-    let longest = hyper.width.max(hyper.queries()).max(hyper.hidden);
-    4 * (rows * a_row) as u64 + 2 * 4 * (logit_rows * hyper.vocabulary) as u64 + Cpu::scratch_bytes(rows, longest)
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkspaceBytes {
+    row: u64,
+    logit_row: u64,
+}
+
+impl WorkspaceBytes {
+    /// For a model of this shape.
+    pub fn of(hyper: &Hyper) -> WorkspaceBytes {
+        let floats = 3 * hyper.width + 2 * hyper.queries() + 2 * hyper.keys() + 2 * hyper.hidden + 2 * hyper.head;
+        let longest = hyper.width.max(hyper.queries()).max(hyper.hidden);
+        let row = 4 * floats as u64 + Cpu::scratch_bytes(1, longest);
+        WorkspaceBytes { row, logit_row: 2 * 4 * hyper.vocabulary as u64 }
+    }
+
+    /// With a cache of so many slots.
+    pub fn total(&self, slots: usize, context: usize) -> u64 {
+        let Lengths { rows, logit_rows } = Lengths::new(slots, context);
+        rows as u64 * self.row + logit_rows as u64 * self.logit_row
+    }
 }

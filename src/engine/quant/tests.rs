@@ -1,26 +1,30 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Bytes of a row whose scales are sensible: the bits of a random half may be infinite.
+/// Bytes of a row of weights around zero, of the size that keeps a product with some hundred activations near one.
 pub(in crate::engine) fn random_row(format: Format, cols: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let mut row: Vec<u8> = (0..format.row_bytes(cols)).map(|_| random.next() as u8).collect();
-    let halves: &[usize] = match format {
-        Format::F32 | Format::F16 | Format::BF16 => &[],
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-        Format::Q4K | Format::Q5K => &[0, 2],
-        Format::Q6K => &[208],
-    };
-    let block = format.row_bytes(format.block_len());
-    for block in row.chunks_exact_mut(block) {
-        for &at in halves {
-            block[at..at + 2].copy_from_slice(&half::f16::from_f32(0.001 + 0.01 * random.float().abs()).to_le_bytes());
-        }
+    let half = |x: f32| half::f16::from_f32(x).to_le_bytes();
+    for block in row.chunks_exact_mut(format.row_bytes(format.block_len())) {
+        let (float, size) = (random.float() * 0.1, 0.5 + random.float().abs());
         match format {
-            Format::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
-            Format::F16 => block.copy_from_slice(&half::f16::from_f32(random.float()).to_le_bytes()),
-            Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes()),
-            _ => {}
+            Format::F32 => block.copy_from_slice(&float.to_le_bytes()),
+            Format::F16 => block.copy_from_slice(&half(float)),
+            Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(float).to_le_bytes()),
+            Format::Q4_0 => block[..2].copy_from_slice(&half(size * 0.013)),
+            Format::Q5_0 => block[..2].copy_from_slice(&half(size * 0.0065)),
+            Format::Q8_0 => block[..2].copy_from_slice(&half(size * 8e-4)),
+            // The minima are scaled to the middle of what the others reach.
+            Format::Q4K => {
+                block[..2].copy_from_slice(&half(size * 2.5e-4));
+                block[2..4].copy_from_slice(&half(size * 7.5 * 2.5e-4));
+            }
+            Format::Q5K => {
+                block[..2].copy_from_slice(&half(size * 1.2e-4));
+                block[2..4].copy_from_slice(&half(size * 15.5 * 1.2e-4));
+            }
+            Format::Q6K => block[208..].copy_from_slice(&half(size * 4.6e-5)),
         }
     }
     row

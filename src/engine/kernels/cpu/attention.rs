@@ -1,7 +1,8 @@
 //! Attention, in one pass over keys and values: a softmax whose sums are rescaled when a larger score appears.
 //!
 //! A task takes a few rows, a row being a head of a token, that look through the same keys: each tile of those is
-//! widened to floats once for all of them.
+//! widened to floats once for all of them. Tiles begin at fixed positions and are weighed in full length, so that a row's
+//! result does not depend on which others share its task: a token alone gives the same bits as in a batch.
 
 use super::{Attention, Cache, Isa, Parts, Pool, Step};
 
@@ -122,7 +123,7 @@ impl Rows {
     fn look_through(&mut self, isa: Isa, cache: &Cache, at: (usize, usize, usize), attention: &Attention) {
         let (layer, slot, head) = at;
         let seen = &self.seen[..self.count];
-        let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0);
+        let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0) / TILE * TILE;
         let end = seen.iter().map(|seen| seen.1).max().unwrap_or(0);
         let mut scores = [[0.0; TILE]; ROWS];
         for from in (first..end).step_by(TILE) {
@@ -168,12 +169,12 @@ impl Rows {
         softcap: Option<f32>,
         scores: &mut [f32; TILE],
     ) {
-        let scores = &mut scores[..to - from];
         if let Some(cap) = softcap {
             scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
         }
         let (first, end) = self.seen[row];
         let visible = first.clamp(from, to) - from..end.clamp(from, to) - from;
+        // What lies beyond the tile's keys is left from the last tile.
         scores[..visible.start].fill(f32::NEG_INFINITY);
         scores[visible.end..].fill(f32::NEG_INFINITY);
         let most = scores.iter().copied().fold(self.most[row], f32::max);

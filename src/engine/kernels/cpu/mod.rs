@@ -27,7 +27,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// GELU in its approximation by tanh is `x * sigmoid((GELU_LINEAR + GELU_CUBIC x^2) x)`: twice the root of 2 / pi, and
 /// that times 0.044715.
-const GELU_LINEAR: f32 = 1.595_769_1;
+const GELU_LINEAR: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.071_354_81;
 
 /// Numbers that a task of an elementwise operation should have at least; fewer aren't worth another thread.

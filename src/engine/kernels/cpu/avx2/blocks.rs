@@ -341,7 +341,7 @@ pub(super) fn quantise_x8_k(x: &[f32], out: &mut [X8K]) {
             let v = round(x, inverse);
             // SAFETY: 32 bytes, of which there are eight times as many.
             unsafe { _mm256_storeu_si256(out.qs[32 * i..32 * (i + 1)].as_mut_ptr().cast(), v) };
-            // Sums of pairs, then of fours, then of eights in 64 bits: each sixteen has two of those.
+            // Sums of pairs, of fours, of eights, and of sixteens: one in each half of the register.
             let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), v);
             let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
             let eights = _mm256_hadd_epi32(fours, fours);

@@ -1,0 +1,65 @@
+//! The models that real users run, from the folder that `scripts/test-models.sh` fills.
+
+use super::logits;
+use crate::engine::gguf::Gguf;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::model::{Batch, Model, Options};
+use crate::engine::tokenizer::{Special, Tokenizer};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn load(file: &str) -> (Model, Tokenizer) {
+    let folder = std::env::var_os("SOVEREIGN_TEST_MODELS").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/sovereign/test-models");
+    let gguf = Arc::new(Gguf::open(&folder.unwrap_or_else(home).join(file)).expect("run scripts/test-models.sh first"));
+    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    (Model::load(gguf, Options::default()).unwrap(), tokenizer)
+}
+
+fn most_likely(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.unwrap().0 as u32
+}
+
+/// The most likely continuation of `tokens` in a slot that holds none.
+fn continuation(model: &Model, cache: &mut KvCache, tokens: &[u32], count: usize) -> Vec<u32> {
+    let mut batch = Batch::new();
+    tokens.iter().enumerate().for_each(|(at, &token)| batch.push(token, 0, at, at == tokens.len() - 1));
+    let mut found = Vec::new();
+    while found.len() < count {
+        let token = most_likely(model.forward(cache, &batch).unwrap().row(0));
+        found.push(token);
+        batch.clear();
+        batch.push(token, 0, cache.len(0), true);
+    }
+    found
+}
+
+fn check(file: &str, prompt: &str, add_bos: bool, expected: &str) {
+    let (model, tokenizer) = load(file);
+    let tokens = tokenizer.encode(prompt, Special::Parse, add_bos);
+    let mut cache = model.cache(2, 128).unwrap();
+    let found = continuation(&model, &mut cache, &tokens, 8);
+    let text = tokenizer.decode(&found);
+    assert!(text.starts_with(expected), "{prompt:?} goes on with {text:?}");
+
+    // Read again together with its continuation, and in pieces, every token is as likely as when it was written.
+    let all: Vec<u32> = tokens.iter().chain(&found).copied().collect();
+    let whole = logits(&model, &mut cache, 1, &all, all.len());
+    let vocabulary = model.hyper().vocabulary;
+    let read_again = whole.chunks(vocabulary).skip(tokens.len() - 1).map(most_likely);
+    assert_eq!(read_again.take(8).collect::<Vec<_>>(), found);
+    cache.truncate(1, 0);
+    assert!(logits(&model, &mut cache, 1, &all, 3) == whole, "{file}: pieces differ from the whole");
+}
+
+#[test]
+fn gemma_270m() {
+    check("gemma-3-270m-q4_k_m.gguf", "The capital of France is", true, " the capital");
+}
+
+#[test]
+fn qwen_coder_1_5b() {
+    let prompt = "<|im_start|>user\nWhat is 2 + 2? Answer with the number only.<|im_end|>\n<|im_start|>assistant\n";
+    check("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", prompt, false, "4");
+}
