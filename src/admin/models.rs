@@ -95,7 +95,7 @@ fn lines(progress: watch::Receiver<Progress>) -> impl futures_util::Stream<Item 
 }
 
 async fn cancel(State(app): State<App>, Query(which): Query<Which>) -> Result<StatusCode, Problem> {
-    match app.models.cancel(&which.source) {
+    match app.models.cancel(&which.source).await {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("nothing is pulled from {:?}", which.source))),
     }

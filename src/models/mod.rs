@@ -121,11 +121,17 @@ impl Models {
         self.pulls.board()
     }
 
-    /// Ends the pull of `source`; what had arrived is kept for the next one. Clears away one that failed. Returns
-    /// whether there was one.
-    pub fn cancel(&self, source: &str) -> bool {
-        let label = Source::parse(source, self.catalogue()).map(|source| source.label());
-        self.pulls.cancel(source) || label.is_ok_and(|label| self.pulls.cancel(&label))
+    /// Ends the pull of `source`; what had arrived is kept for the next one. Clears away one that failed. Returns, when
+    /// it has ended, whether there was one.
+    pub async fn cancel(&self, source: &str) -> bool {
+        // Lists show a source by its label, which does not always say where it is.
+        if self.pulls.cancel(source).await {
+            return true;
+        }
+        match Source::parse(source, self.catalogue()) {
+            Ok(source) => self.pulls.cancel(&source.label()).await,
+            Err(_) => false,
+        }
     }
 
     /// Forgets which bytes `source` served when it was first pulled, so that it may serve others.

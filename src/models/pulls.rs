@@ -72,8 +72,10 @@ impl Pulls {
             let pull = async {
                 let report = Report::new(sender, cancel.clone());
                 let result = run(&registry, &config, &source, &report).await;
-                if let Err(error) = &result {
-                    tracing::warn!(source = label, %error, "a pull failed");
+                match &result {
+                    Ok(()) => tracing::info!(source = label, "a model was pulled"),
+                    Err(Error::Cancelled) => tracing::info!(source = label, "a pull was cancelled"),
+                    Err(error) => tracing::warn!(source = label, %error, "a pull failed"),
                 }
                 // Whoever hears of the end may ask for the same again at once.
                 let mut running = pulls.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,8 +98,11 @@ impl Pulls {
             let over = now.phase == Phase::Done || (now.phase == Phase::Failed && cancelled);
             if over {
                 board.retain(|progress| progress.source != now.source);
-            } else if let Some(old) = board.iter_mut().find(|progress| progress.source == now.source) {
-                *old = now;
+            } else {
+                match board.iter_mut().find(|progress| progress.source == now.source) {
+                    Some(old) => *old = now,
+                    None => board.push(now),
+                }
             }
             let failed = |progress: &Progress| progress.phase == Phase::Failed;
             while board.iter().filter(|progress| failed(progress)).count() > FAILURES {
@@ -107,11 +112,17 @@ impl Pulls {
         });
     }
 
-    /// Ends the pull of a source, or clears the failure of one away. Whether there was one.
-    pub(super) fn cancel(&self, label: &str) -> bool {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pull) = running.iter().find(|pull| pull.source == label) {
+    /// Ends the pull of a source, or clears the failure of one away. Returns, when it has ended, whether there was one.
+    pub(super) async fn cancel(&self, label: &str) -> bool {
+        let running = |pulls: &[Running]| {
+            let pull = pulls.iter().find(|pull| pull.source == label)?;
             pull.cancel.cancel();
+            Some(pull.progress.clone())
+        };
+        let pull = running(&self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(mut progress) = pull {
+            // Fails only when it is over as well.
+            let _ = progress.wait_for(Progress::is_over).await;
             return true;
         }
         self.board.send_if_modified(|board| {

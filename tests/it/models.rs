@@ -143,7 +143,7 @@ async fn who_asks_again_joins_the_pull_that_runs() {
     assert_eq!(house.mirror.asked().len(), 1);
     let mut board = house.models.pulls();
     board.wait_for(|board| board.len() == 1 && board[0].done > 0).await.unwrap();
-    assert!(house.models.cancel(&house.url()));
+    assert!(house.models.cancel(&house.url()).await);
     for progress in [over(first).await, over(second).await] {
         assert_eq!(progress.phase, Phase::Failed);
         assert!(progress.error.unwrap().contains("cancelled"));
@@ -162,9 +162,9 @@ async fn a_failure_is_shown_until_it_is_cleared_away() {
     assert!(house.failure(&source).await.contains("404"));
     let mut board = house.models.pulls();
     board.wait_for(|board| board.len() == 1 && board[0].phase == Phase::Failed).await.unwrap();
-    assert!(house.models.cancel(&source));
+    assert!(house.models.cancel(&source).await);
     assert!(board.borrow().is_empty());
-    assert!(!house.models.cancel(&source));
+    assert!(!house.models.cancel(&source).await);
     assert_eq!(house.files(), [""; 0]);
 }
 

@@ -222,7 +222,7 @@ async fn pull(State(app): State<App>, htmx: Htmx, sent: Sent<Source>) -> Result<
 
 async fn cancel(State(app): State<App>, htmx: Htmx, sent: Sent<Source>) -> Response {
     // One that is over by now is what was wanted.
-    app.models.cancel(&sent.form.source);
+    app.models.cancel(&sent.form.source).await;
     done(htmx, PATH)
 }
 
