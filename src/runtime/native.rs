@@ -1,7 +1,7 @@
 //! The native engine: one worker process a model, reached over a unix socket.
 //!
 //! A worker's memory comes back by its exit, and a bad model file kills only the worker. No worker outlives its
-//! daemon: it ends when the pipe that is its stdin closes, and asks the kernel for a signal besides.
+//! daemon: it ends when the pipe that is its stdin closes, or its parent ends.
 
 use super::{Attribution, Claim, Endpoint, Exit, ExitWatch, Grant, Running, StartError};
 use crate::config::Config;
