@@ -220,8 +220,10 @@ async fn docker(config: &Config) -> Finding {
     let _ = tokio::time::timeout(PATIENCE, state.changed()).await;
     let state = state.borrow().clone();
     match state {
-        State::Present(engine) => Finding::ok("docker", format!("{} (API {})", engine.version, engine.api)),
-        State::Absent { reason } => Finding::warn("docker", reason, "stacks need it; models and the dashboard do not"),
+        State::Present(engine) => Finding::ok("containers", format!("{} (API {})", engine.version, engine.api)),
+        State::Absent { reason } => {
+            Finding::warn("containers", reason, "stacks need it; models and the dashboard do not")
+        }
     }
 }
 
