@@ -158,7 +158,7 @@ fn read_array<R: Read + Seek>(cursor: &mut Cursor<R>, field: &impl Fn() -> Strin
         return Err(Error::malformed(field(), "an array of arrays"));
     }
     let len = cursor.u64(field)?;
-    let least = len.checked_mul(of.bytes().unwrap_or(8)).unwrap_or(u64::MAX);
+    let least = len.saturating_mul(of.bytes().unwrap_or(8));
     cursor.expect(least, || format!("{}, an array of {len} elements", field()))?;
     let start = cursor.at();
     let mut small = None;

@@ -12,7 +12,14 @@ const ALIGNMENT: usize = 32;
 pub struct Writer<'a> {
     entries: u64,
     metadata: Vec<u8>,
-    tensors: Vec<(String, Vec<u64>, Kind, Cow<'a, [u8]>)>,
+    tensors: Vec<Described<'a>>,
+}
+
+struct Described<'a> {
+    name: String,
+    dims: Vec<u64>,
+    kind: Kind,
+    bytes: Cow<'a, [u8]>,
 }
 
 /// What a value in the metadata, or an element of an array there, can be made of.
@@ -91,7 +98,7 @@ impl<'a> Writer<'a> {
 
     /// Adds a tensor; `dims[0]` is the length of a row.
     pub fn tensor(&mut self, name: &str, dims: &[u64], kind: Kind, bytes: impl Into<Cow<'a, [u8]>>) -> &mut Self {
-        self.tensors.push((name.to_owned(), dims.to_vec(), kind, bytes.into()));
+        self.tensors.push(Described { name: name.to_owned(), dims: dims.to_vec(), kind, bytes: bytes.into() });
         self
     }
 
@@ -112,7 +119,7 @@ impl<'a> Writer<'a> {
         self.entries.write(&mut header);
         header.extend(&self.metadata);
         let mut offset = 0u64;
-        for (name, dims, kind, bytes) in &self.tensors {
+        for Described { name, dims, kind, bytes } in &self.tensors {
             name.write(&mut header);
             (dims.len() as u32).write(&mut header);
             dims.iter().for_each(|dim| dim.write(&mut header));
@@ -122,7 +129,7 @@ impl<'a> Writer<'a> {
         }
         header.resize(header.len() + padding(header.len()), 0);
         out.write_all(&header)?;
-        for (_, _, _, bytes) in &self.tensors {
+        for Described { bytes, .. } in &self.tensors {
             out.write_all(bytes)?;
             out.write_all(&[0; ALIGNMENT][..padding(bytes.len())])?;
         }
