@@ -49,6 +49,11 @@ test: test-tools assets lint models ## Everything: style, unit, integration, SDK
 	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(SDK_TESTS)
 	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(BROWSER_TESTS)
 
+.PHONY: screenshots
+screenshots: test-tools assets models ## The pictures in docs/screenshots, from the browser tests
+	cargo build
+	SOVEREIGN_SCREENSHOTS="$(CURDIR)/docs/screenshots" "$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(BROWSER_TESTS)
+
 .PHONY: lint
 lint: assets
 	cargo fmt --check

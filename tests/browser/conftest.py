@@ -33,7 +33,7 @@ def engine(tmp_path_factory):
     engine.stop()
 
 
-# What the probe reads in place of a driver. The reference card, with a desktop and a model server on it.
+# What the probe reads in place of a driver. The reference card, with a desktop and somebody's program on it.
 CARD = {
     "name": "NVIDIA GeForce RTX 5060",
     "uuid": "GPU-5e8c1f0a-0000-4000-8000-000000005060",
@@ -47,7 +47,7 @@ CARD = {
     "memory_clock_mhz": 14001,
     "throttle": [],
     "processes": [
-        {"pid": 2210, "name": "vllm", "bytes": 4864 << 20},
+        {"pid": 2210, "name": "python3", "bytes": 4864 << 20},
         {"pid": 1127, "name": "Xorg", "bytes": 310 << 20},
     ],
 }

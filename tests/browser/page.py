@@ -1,7 +1,9 @@
 """What the tests do to pages: wait for something to be seen, click, type. Nothing sleeps."""
 
 import base64
+import os
 import tempfile
+from pathlib import Path
 
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
@@ -21,7 +23,8 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
-SCREENSHOTS = REPOSITORY / "docs/screenshots"
+# Not where the committed ones are, so that a run of the tests changes no file of the repository: `make screenshots` does.
+SCREENSHOTS = Path(os.environ.get("SOVEREIGN_SCREENSHOTS", REPOSITORY / "target/screenshots"))
 SIZE = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
@@ -106,10 +109,11 @@ class Page:
         self.type("#password", password)
         self.click("button")
 
-    def screenshot(self, name: str, height: int = SIZE["height"]):
-        """For docs/screenshots, of a window as high as what is shown wants it."""
+    def screenshot(self, name: str, metrics: dict = SIZE):
+        """Of a window as large as what is shown wants it."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.metrics(SIZE | {"height": height})
+        self.metrics(metrics)
+        self.wait(lambda: not self.all(".htmx-request"))
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         self.metrics(SIZE)
         (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))

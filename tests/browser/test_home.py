@@ -1,5 +1,8 @@
 """Live figures, what is in memory, and unloading it."""
 
+from page import PHONE, SIZE
+
+
 def test_figures_are_live(page, daemon, card):
     page.open("/")
     page.see("h2", "RTX 5060")
@@ -19,7 +22,9 @@ def test_a_model_in_memory_is_unloaded(page, chat_model, hello_runs):
     page.open("/")
     page.see("section[aria-label='Models in memory'] tr", chat_model)
     page.wait(lambda: page.all("#chart canvas"))
-    page.screenshot("home")
+    page.screenshot("home", SIZE | {"height": 1090})
+    page.metrics(PHONE)
+    page.screenshot("home-phone", PHONE)
     page.click("section[aria-label='Models in memory'] button", "Unload")
     page.see(".empty", "No model is loaded", timeout=30)
 
