@@ -23,6 +23,7 @@ use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, R
 use crate::engine::quant::Format;
 use matmul::Columns;
 use parts::Parts;
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 /// GELU in its approximation by tanh is `x * sigmoid((GELU_LINEAR + GELU_CUBIC x^2) x)`: twice the root of 2 / pi, and
@@ -81,15 +82,15 @@ impl Cpu {
     }
 }
 
-/// A number of physical cores: threads beyond it share units that are busy already.
+/// How many threads may run at once on cores of their own: two on one core share units that are busy already.
 pub fn physical_cores() -> usize {
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let cpus = (0..available).map(|cpu| {
-        let topology = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-        std::fs::read_to_string(topology).ok()
-    });
-    let cores: Option<std::collections::HashSet<String>> = cpus.collect();
-    cores.map_or(available, |cores| cores.len().max(1))
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let siblings = |cpu: usize| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
+    };
+    // Processors are numbered without gaps, save those that are switched off. Siblings name each other.
+    let cores: HashSet<String> = (0..).map_while(siblings).collect();
+    if cores.is_empty() { allowed } else { allowed.min(cores.len()) }
 }
 
 impl Kernels for Cpu {
@@ -156,10 +157,11 @@ impl Kernels for Cpu {
         let Rotation { heads, size, pairs, angles, norm } = *rotation;
         self.each_row(&mut x[..rows * heads * size], rows, |row, x| {
             let angles = &angles[row * size..(row + 1) * size];
+            let mut before = [0.0; MAX_HEAD];
             for head in x.chunks_exact_mut(size) {
                 if let Some((weight, eps)) = norm {
-                    let before = head.to_vec();
-                    self.isa.norm(&before, weight, eps, head);
+                    before[..size].copy_from_slice(head);
+                    self.isa.norm(&before[..size], weight, eps, head);
                 }
                 for i in 0..size / 2 {
                     let (cos, sin) = (angles[2 * i], angles[2 * i + 1]);
