@@ -5,6 +5,7 @@
 
 mod daemon;
 mod gateway;
+mod gpu;
 mod invariants;
 mod models;
 mod parity;
