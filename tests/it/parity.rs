@@ -14,11 +14,14 @@ use std::sync::Arc;
 struct Tolerance {
     /// Of all.
     rms: f32,
-    /// Of any.
+    /// Of any token that is likely to be drawn: noise of a logit weighs most where a logit says least.
     most: f32,
     /// Where their two best are as close, ours may be the other one.
     margin: f32,
 }
+
+/// The log-probability of 5%.
+const LIKELY: f32 = -3.0;
 
 #[derive(Deserialize)]
 struct Frozen {
@@ -98,7 +101,7 @@ fn check_answers(name: &str, file: &str, tolerance: Tolerance) {
                 let ours = ours.iter().find(|best| best.0 == token).map_or(f32::NEG_INFINITY, |best| best.1);
                 let error = (ours - logprob).abs();
                 errors.push(error);
-                if error > tolerance.most {
+                if logprob > LIKELY && error > tolerance.most {
                     failures.push(format!("{prompt:?}, step {at}: token {token} has {ours} instead of {logprob}"));
                 }
             }
@@ -123,10 +126,10 @@ fn qwen_texts_have_llama_cpps_tokens() {
 
 #[test]
 fn gemma_answers_as_llama_cpp_does() {
-    check_answers("gemma", "gemma-3-270m-q4_k_m.gguf", Tolerance { rms: 0.22, most: 1.25, margin: 0.6 });
+    check_answers("gemma", "gemma-3-270m-q4_k_m.gguf", Tolerance { rms: 0.25, most: 0.9, margin: 0.6 });
 }
 
 #[test]
 fn qwen_answers_as_llama_cpp_does() {
-    check_answers("qwen", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", Tolerance { rms: 0.13, most: 0.7, margin: 0.35 });
+    check_answers("qwen", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", Tolerance { rms: 0.15, most: 0.6, margin: 0.4 });
 }
