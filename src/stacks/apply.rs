@@ -5,7 +5,7 @@ use super::plan::{Effect, Existing, Goal, reached};
 use super::spec::{ServiceSpec, Spec, docker_name};
 use crate::docker::{Container, Docker, Restart};
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokio_util::sync::CancellationToken;
 
 /// What of a stack exists, asked of the engine itself: the watched list may be an event behind what was just done.
@@ -34,55 +34,81 @@ pub(super) async fn apply(
         let found = spec.and_then(|spec| spec.service(name));
         found.ok_or_else(|| Error::Service(format!("the service {name} is not in the file")))
     };
-    // The last start of each container that is started again: until it has another, what is told of it is old.
-    let mut before: HashMap<String, Option<Timestamp>> = HashMap::new();
-    for effect in effects {
+    let leaving: HashSet<&str> = effects.iter().filter_map(Effect::removes).collect();
+    let staying = existing.containers.iter().filter(|container| !leaving.contains(&*container.id));
+    let mut awaited: HashMap<String, Awaited> =
+        staying.map(|container| (container.service.clone(), Awaited::as_is(container))).collect();
+    for effect in &effects {
         if cancel.is_cancelled() {
             return Err(Error::Superseded);
         }
         match effect {
             Effect::Pull(image) => {
-                let pull = docker.ensure_image(&image, &progress);
+                let pull = docker.ensure_image(image, &progress);
                 tokio::select! {
                     pulled = pull => pulled?,
                     () = cancel.cancelled() => return Err(Error::Superseded),
                 }
             }
-            Effect::CreateNetwork(name) => docker.create_network(&name, stack).await?,
-            Effect::CreateVolume(name) => docker.create_volume(&name, stack).await?,
+            Effect::CreateNetwork(name) => docker.create_network(name, stack).await?,
+            Effect::CreateVolume(name) => docker.create_volume(name, stack).await?,
             Effect::RemoveContainer { id, service, grace } => {
                 progress(format!("stopping {service}"));
-                docker.stop_container(&id, grace).await?;
-                docker.remove_container(&id).await?;
+                docker.stop_container(id, *grace).await?;
+                docker.remove_container(id).await?;
             }
             Effect::Run(name) => {
                 progress(format!("starting {name}"));
-                run(docker, stack, service(&name)?).await?;
+                let id = run(docker, stack, service(name)?).await?;
+                awaited.insert(name.clone(), Awaited { id, last_start: None, is_started: true });
             }
             Effect::Start { id, service } => {
                 progress(format!("starting {service}"));
-                let last = existing.containers.iter().find(|container| container.id == id);
-                before.insert(service, last.and_then(|container| container.started_at));
-                docker.start_container(&id).await?;
+                docker.start_container(id).await?;
+                if let Some(awaited) = awaited.get_mut(service) {
+                    awaited.is_started = true;
+                }
             }
             Effect::Await(name, goal) => {
                 progress(format!("waiting for {name}"));
-                let restart = service(&name)?.container.restart;
-                let waited = wait(docker, stack, &name, goal, restart, before.get(&name).copied().flatten());
+                let restart = service(name)?.container.restart;
+                let Some(container) = awaited.get(name) else {
+                    return Err(Error::Service(format!("{name} has no container")));
+                };
                 tokio::select! {
-                    reached = waited => reached?,
+                    reached = wait(docker, name, container, *goal, restart) => reached?,
                     () = cancel.cancelled() => return Err(Error::Superseded),
                 }
             }
-            Effect::RemoveNetwork(name) => docker.remove_network(&name).await?,
-            Effect::RemoveVolume(name) => docker.remove_volume(&name).await?,
+            Effect::RemoveNetwork(name) => docker.remove_network(name).await?,
+            Effect::RemoveVolume(name) => docker.remove_volume(name).await?,
         }
     }
     Ok(())
 }
 
-/// Makes a service's container and starts it. One that does not start is not left behind.
-async fn run(docker: &Docker, stack: &str, service: &ServiceSpec) -> Result<(), Error> {
+/// A service's container, and from when on what is told of it is not old: the watched list may be behind.
+#[derive(Debug)]
+struct Awaited {
+    id: String,
+    /// Its start before this operation.
+    last_start: Option<Timestamp>,
+    /// Whether this operation has started it again.
+    is_started: bool,
+}
+
+impl Awaited {
+    fn as_is(container: &Container) -> Self {
+        Self { id: container.id.clone(), last_start: container.started_at, is_started: false }
+    }
+
+    fn is_old(&self, told: &Container) -> bool {
+        if self.is_started { told.started_at <= self.last_start } else { told.started_at < self.last_start }
+    }
+}
+
+/// Makes a service's container, starts it and returns its identifier. One that does not start is not left behind.
+async fn run(docker: &Docker, stack: &str, service: &ServiceSpec) -> Result<String, Error> {
     let name = docker_name(stack, &service.name);
     let id = docker.create_container(&name, stack, &service.name, &service.config, &service.container).await?;
     if let Err(error) = docker.start_container(&id).await {
@@ -91,31 +117,24 @@ async fn run(docker: &Docker, stack: &str, service: &ServiceSpec) -> Result<(), 
         }
         return Err(Error::Service(format!("{}: {error}", service.name)));
     }
-    Ok(())
+    Ok(id)
 }
 
 /// Waits until a service's container has reached a goal, by what the engine's events tell.
-async fn wait(
-    docker: &Docker,
-    stack: &str,
-    service: &str,
-    goal: Goal,
-    restart: Restart,
-    before: Option<Timestamp>,
-) -> Result<(), Error> {
+async fn wait(docker: &Docker, service: &str, awaited: &Awaited, goal: Goal, restart: Restart) -> Result<(), Error> {
     let (mut containers, mut state) = (docker.containers(), docker.state());
     let mut seen = false;
     loop {
         if let Some(reason) = state.borrow_and_update().absent() {
             return Err(crate::docker::Error::Absent { reason: reason.to_owned() }.into());
         }
-        let mine = |container: &&Container| container.stack == stack && container.service == service;
-        let container = containers.borrow_and_update().iter().find(mine).cloned();
-        match container {
+        let told = containers.borrow_and_update().iter().find(|container| container.id == awaited.id).cloned();
+        match told {
             Some(container) => {
                 seen = true;
-                let is_old = before.is_some() && container.started_at == before;
-                if !is_old && let Some(reached) = reached(&container, goal, restart) {
+                if !awaited.is_old(&container)
+                    && let Some(reached) = reached(&container, goal, restart)
+                {
                     return reached.map_err(Error::Service);
                 }
             }

@@ -12,20 +12,21 @@ mod forward;
 pub mod plan;
 mod shelf;
 pub mod spec;
+mod station;
 mod view;
 mod wanted;
 
 pub use error::Error;
+pub use station::Handle;
 pub use view::{ServiceView, StackState, StackView};
 
 use crate::config::Config;
 use crate::db::Db;
 use crate::docker::{Docker, Logs};
+use station::{Station, Work};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wanted::Wanted;
@@ -40,35 +41,11 @@ struct Inner {
     db: Db,
     dir: PathBuf,
     stations: Mutex<BTreeMap<String, Station>>,
+    /// Held while a wish is written and its operation put into the line, so that both are of one order.
+    wishing: tokio::sync::Mutex<()>,
     ports: watch::Receiver<forward::Problems>,
     changes: watch::Sender<u64>,
     shutdown: CancellationToken,
-}
-
-/// What is known of one stack besides its file and its containers.
-#[derive(Debug, Default)]
-struct Station {
-    wanted: Option<Wanted>,
-    operation: Option<Operation>,
-    problem: Option<String>,
-    /// Operations on the stack, one at a time.
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// The newest operation on a stack, under way or waiting for its turn.
-#[derive(Debug)]
-struct Operation {
-    number: u64,
-    work: Work,
-    progress: Option<String>,
-    cancel: CancellationToken,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Up,
-    Down,
-    Remove,
 }
 
 impl Stacks {
@@ -83,8 +60,7 @@ impl Stacks {
         shutdown: CancellationToken,
     ) -> Result<Self, sqlx::Error> {
         let wanted = wanted::read(&db).await?;
-        let station = |wanted| Station { wanted: Some(wanted), ..Station::default() };
-        let stations = wanted.into_iter().map(|(name, wanted)| (name, station(wanted))).collect();
+        let stations = wanted.into_iter().map(|(name, wanted)| (name, Station::new(wanted))).collect();
         let dir = config.stacks_dir();
         // Where it is ours to make, there is a folder to put files into. Without one there are just no files.
         if config.docker.stacks.is_none()
@@ -98,6 +74,7 @@ impl Stacks {
             db,
             dir,
             stations: Mutex::new(stations),
+            wishing: tokio::sync::Mutex::default(),
             ports,
             changes: watch::Sender::new(0),
             shutdown,
@@ -190,8 +167,7 @@ impl Stacks {
         if let Some(reason) = self.0.docker.state().borrow().absent() {
             return Err(crate::docker::Error::Absent { reason: reason.to_owned() }.into());
         }
-        self.want(name, Some(Wanted::Up)).await?;
-        Ok(self.begin(name, Work::Up))
+        self.wish(name, Wanted::Up, Work::Up).await
     }
 
     /// Wants a stack down and begins to take it down: containers and networks go, volumes stay. Without a Docker
@@ -201,8 +177,7 @@ impl Stacks {
     /// When there is no such stack.
     pub async fn down(&self, name: &str) -> Result<Handle, Error> {
         self.get(name).await?;
-        self.want(name, Some(Wanted::Down)).await?;
-        Ok(self.begin(name, Work::Down))
+        self.wish(name, Wanted::Down, Work::Down).await
     }
 
     /// Takes a stack down and removes its volumes with their data. A file of the owner's stays.
@@ -214,8 +189,7 @@ impl Stacks {
         if let Some(reason) = self.0.docker.state().borrow().absent() {
             return Err(crate::docker::Error::Absent { reason: reason.to_owned() }.into());
         }
-        self.want(name, Some(Wanted::Down)).await?;
-        Ok(self.begin(name, Work::Remove))
+        self.wish(name, Wanted::Down, Work::Remove).await
     }
 
     /// What the services of a stack print; with `follow` also what they will.
@@ -270,33 +244,28 @@ impl Stacks {
         }
     }
 
+    async fn wish(&self, name: &str, wanted: Wanted, work: Work) -> Result<Handle, Error> {
+        let _one_at_a_time = self.0.wishing.lock().await;
+        self.want(name, Some(wanted)).await?;
+        Ok(self.begin(name, work))
+    }
+
     async fn want(&self, name: &str, wanted: Option<Wanted>) -> Result<(), Error> {
         wanted::write(&self.0.db, name, wanted).await?;
         self.stations().entry(name.to_owned()).or_default().wanted = wanted;
         Ok(())
     }
 
-    /// Begins an operation. One that brings the stack up is given up for it; others are short and come to their end.
+    /// Begins an operation, once those before it have ended.
     fn begin(&self, name: &str, work: Work) -> Handle {
         let cancel = self.0.shutdown.child_token();
-        let (number, turn) = {
-            let mut stations = self.stations();
-            let station = stations.entry(name.to_owned()).or_default();
-            let last = station.operation.as_ref();
-            if let Some(last) = last.filter(|last| last.work == Work::Up) {
-                last.cancel.cancel();
-            }
-            let number = last.map_or(0, |last| last.number + 1);
-            station.problem = None;
-            station.operation = Some(Operation { number, work, progress: None, cancel: cancel.clone() });
-            (number, station.turn.clone())
-        };
+        let mut turn = self.stations().entry(name.to_owned()).or_default().enter(work, cancel.clone());
         self.changed();
         let (stacks, name) = (self.clone(), name.to_owned());
         Handle(tokio::spawn(async move {
-            let _turn = turn.lock().await;
-            let done = stacks.carry_out(&name, number, work, &cancel).await;
-            stacks.end(&name, number, work, &done);
+            turn.comes().await;
+            let done = stacks.carry_out(&name, turn.number, work, &cancel).await;
+            stacks.end(&name, turn.number, work, &done);
             done
         }))
     }
@@ -317,8 +286,9 @@ impl Stacks {
         let progress = |text: String| self.progress(name, number, text);
         apply::apply(docker, name, spec.as_ref(), &existing, effects, cancel, progress).await?;
         if work == Work::Remove {
+            let _one_at_a_time = self.0.wishing.lock().await;
             // Unless something else is wanted of it meanwhile.
-            let is_newest = self.stations().get(name).is_some_and(|station| station.is_at(number));
+            let is_newest = self.stations().get_mut(name).is_some_and(|station| station.operation(number).is_some());
             if is_newest {
                 self.want(name, None).await?;
             }
@@ -327,13 +297,12 @@ impl Stacks {
     }
 
     fn progress(&self, name: &str, number: u64, text: String) {
-        let told = self.stations().get_mut(name).is_some_and(|station| match &mut station.operation {
-            Some(operation) if operation.number == number && operation.progress.as_ref() != Some(&text) => {
+        let told =
+            self.stations().get_mut(name).and_then(|station| station.operation(number)).is_some_and(|operation| {
+                let is_new = operation.progress.as_ref() != Some(&text);
                 operation.progress = Some(text);
-                true
-            }
-            _ => false,
-        });
+                is_new
+            });
         if told {
             self.changed();
         }
@@ -346,7 +315,7 @@ impl Stacks {
             Err(error) => tracing::warn!(stack = name, ?work, %error, "a stack is not as it is wanted"),
         }
         if let Some(station) = self.stations().get_mut(name)
-            && station.is_at(number)
+            && station.operation(number).is_some()
         {
             station.operation = None;
             station.problem = done.as_ref().err().map(Error::to_string);
@@ -375,12 +344,6 @@ impl Stacks {
     }
 }
 
-impl Station {
-    fn is_at(&self, number: u64) -> bool {
-        self.operation.as_ref().is_some_and(|operation| operation.number == number)
-    }
-}
-
 fn not_found(name: &str, known: impl Iterator<Item = String>) -> Error {
     let nearest = known
         .map(|known| (strsim::jaro_winkler(name, &known), known))
@@ -388,18 +351,4 @@ fn not_found(name: &str, known: impl Iterator<Item = String>) -> Error {
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known);
     Error::NotFound { name: name.into(), nearest }
-}
-
-/// An operation under way, as the future of its end. It goes on when this is dropped.
-#[derive(Debug)]
-pub struct Handle(tokio::task::JoinHandle<Result<(), Error>>);
-
-impl Future for Handle {
-    /// Why the stack is not as it was wanted; [`Error::Superseded`] when something newer was.
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // It ends without an answer only with the daemon.
-        Pin::new(&mut self.0).poll(context).map(|joined| joined.unwrap_or(Err(Error::Superseded)))
-    }
 }

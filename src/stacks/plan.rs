@@ -52,6 +52,16 @@ pub enum Effect {
     RemoveVolume(String),
 }
 
+impl Effect {
+    /// The container that it removes.
+    pub fn removes(&self) -> Option<&str> {
+        match self {
+            Self::RemoveContainer { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+}
+
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {

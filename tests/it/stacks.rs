@@ -313,6 +313,13 @@ async fn what_goes_wrong_is_told_and_leaves_nothing_half_done() {
     until(&app, "port", "the port to be free", |view| view.problem.is_none()).await;
     assert_eq!(greeting(port).await, "hi");
 
+    // Wishes are carried out in their order.
+    let down = app.stacks.down("port").await.unwrap();
+    let up = app.stacks.up("port").await.unwrap();
+    up.await.unwrap();
+    down.await.unwrap();
+    assert_eq!(status(&app.stacks.get("port").await.unwrap(), "a"), Some(Status::Running));
+
     // A log is followed from one container to its successor.
     let mut log = app.stacks.logs("port", true).await.unwrap();
     assert_eq!(next(&mut log).await, "a | hi from a container");
