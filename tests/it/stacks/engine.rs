@@ -165,7 +165,15 @@ impl Engine {
 }
 
 impl Drop for Engine {
+    /// What a failed test left is removed while there is an engine that can: its bridges would outlive it.
     fn drop(&mut self) {
+        if self.process.is_some() {
+            let left = self.try_docker(&["ps", "--all", "--quiet"]).stdout;
+            for container in String::from_utf8_lossy(&left).split_whitespace() {
+                self.try_docker(&["rm", "--force", "--volumes", container]);
+            }
+            self.try_docker(&["network", "prune", "--force"]);
+        }
         self.stop();
     }
 }
