@@ -146,20 +146,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// What is shown of `host`, whose memory the tenants of `placement` hold in part.
+    /// What is shown of `host`, and of how busy `placement` is.
     pub fn of(host: &Host, placement: &Status, uptime: u64) -> Self {
         let memory = Memory {
             total: host.memory_total,
             used: host.memory_used,
             free: host.memory_total.saturating_sub(host.memory_used),
         };
-        // What tenants were seen to occupy includes pages of model files, which the kernel does not count as used.
-        let models: u64 = placement.tenants.iter().filter_map(|tenant| tenant.measured_ram).sum();
         let answering: usize = placement.tenants.iter().map(|tenant| tenant.leases).sum();
-        let parts = vec![("Models".to_owned(), models.min(memory.used))];
         Self {
             note: words::count(host.cpus, "processor"),
-            memory: (memory.total > 0).then(|| Bar::new(memory, parts, "Everything else")),
+            // No part of it is called the models': most of what they occupy are pages of their files, which the
+            // kernel can drop and does not count as used. The table of what is in memory has them.
+            memory: (memory.total > 0).then(|| Bar::new(memory, vec![("Programs".into(), memory.used)], "")),
             figures: [
                 Figure::new("Processor", host.cpu_percent, " %"),
                 Some(Figure::text("Models", placement.tenants.len().to_string())),

@@ -13,7 +13,7 @@ def ask(page, text: str):
 def test_it_streams_and_says_who_answered(page, chat_model):
     page.open("/chat")
     page.see("#model", chat_model)
-    ask(page, "Write a short Rust function that reverses a string. Answer with the code and one sentence.")
+    ask(page, "Write a Rust function that reverses a string, in a code block. Then explain it in one sentence.")
     lengths = set()
 
     def streams():
@@ -25,9 +25,6 @@ def test_it_streams_and_says_who_answered(page, chat_model):
     page.see(".served", "tokens/s", timeout=240)
     served = page.see(".served").text
     assert chat_model in served and "Q4_K_M" in served, served
-    page.see(".code-head button", "Copy")
-    page.click(".code-head button", "Copy")
-    page.see(".code-head button", "Copied")
     page.screenshot("chat")
 
 
@@ -52,30 +49,41 @@ def test_keys_of_the_composer(page, chat_model):
     assert not page.all(".message")
 
 
+RENDER = """
+const [text, done] = arguments;
+const csrf = document.querySelector("meta[name=csrf-token]").content;
+fetch("/chat/render", { method: "POST", headers: { "x-csrf-token": csrf }, body: text })
+  .then((response) => response.text())
+  .then((html) => {
+    const box = document.createElement("div");
+    box.id = "rendered";
+    box.innerHTML = html;
+    document.getElementById("thread").append(box);
+    done(html);
+  });
+"""
+
+
+def test_code_can_be_copied(page, chat_model):
+    page.open("/chat")
+    page.driver.execute_async_script(RENDER, "```rust\nfn main() {}\n```")
+    assert page.see("#rendered .code-head span").text == "rust"
+    page.click("#rendered .code-head button", "Copy")
+    page.see("#rendered .code-head button", "Copied")
+
+
 def test_what_a_model_writes_is_inert(page, chat_model):
     page.open("/chat")
-    html = page.driver.execute_async_script(
-        """
-        const done = arguments[0];
-        const csrf = document.querySelector("meta[name=csrf-token]").content;
-        const body = "<script>window.owned = 1</script> <img src=x onerror='window.owned = 2'>\\n\\n" +
-          "[a](javascript:window.owned=3) ![b](https://example.invalid/leak)";
-        fetch("/chat/render", { method: "POST", headers: { "x-csrf-token": csrf }, body })
-          .then((response) => response.text())
-          .then((html) => {
-            const box = document.createElement("div");
-            box.id = "hostile";
-            box.innerHTML = html;
-            document.body.append(box);
-            done(html);
-          });
-        """
+    hostile = (
+        "<script>window.owned = 1</script> <img src=x onerror='window.owned = 2'>\n\n"
+        "[a](javascript:window.owned=3) ![b](https://example.invalid/leak)"
     )
+    html = page.driver.execute_async_script(RENDER, hostile)
     assert "<script" not in html and "<img" not in html and "javascript:" not in html
-    for link in page.all("#hostile a"):
+    for link in page.all("#rendered a"):
         link.click()
     assert page.driver.execute_script("return window.owned ?? null") is None
-    assert len(page.all("#hostile script, #hostile img")) == 0
+    assert len(page.all("#rendered script, #rendered img")) == 0
     close_other_tabs(page)
 
 
