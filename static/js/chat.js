@@ -130,6 +130,8 @@
         body: JSON.stringify({
           model: model.value,
           messages: conversation,
+          // Small models wander at 1, the API's default.
+          temperature: 0.5,
           stream: true,
           stream_options: { include_usage: true },
         }),

@@ -13,7 +13,7 @@ def ask(page, text: str):
 def test_it_streams_and_says_who_answered(page, chat_model):
     page.open("/chat")
     page.see("#model", chat_model)
-    ask(page, "Write a Rust function that reverses a string, in a code block. Then explain it in one sentence.")
+    ask(page, "How do I reverse a string in Rust? Show a short function, and explain it in three sentences.")
     lengths = set()
 
     def streams():
