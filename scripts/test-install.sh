@@ -25,7 +25,8 @@ mkdir -p "$root/opt/rust"
 mount --bind "$(rustc --print sysroot)" "$root/opt/rust"
 # How this machine reaches package registries: its resolver, its certificates, its pip's and npm's settings.
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
-cp -rL /etc/ssl/certs "$root/etc/ssl/"
+rm -rf "$root/etc/ssl/certs"
+cp -rL /etc/ssl/certs "$root/etc/ssl/certs"
 [ ! -f /etc/pip.conf ] || cp /etc/pip.conf "$root/etc/"
 settings=$(env | grep -iE '^(pip_|npm_config_|node_extra_ca_certs=|ssl_cert_|curl_ca_bundle=|git_ssl_|https?_proxy=|no_proxy=)' | tr '\n' ' ')
 
