@@ -11,5 +11,9 @@ mod models;
 mod parity;
 mod placement;
 mod stacks;
+mod tiny;
 mod web;
 mod worker;
+
+// For `tiny`, which the unit tests of downloads include as well.
+use sovereign::engine::gguf::{Kind, Writer};

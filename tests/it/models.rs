@@ -1,5 +1,6 @@
 //! Models: pulled, listed, resolved, adopted and removed; by the handle, by the admin API and by the command line.
 
+use crate::tiny;
 use axum::body::Body;
 use axum::http::Request;
 use mirror::{Answer, Mirror};
@@ -8,7 +9,6 @@ use sha2::{Digest, Sha256};
 use sovereign::app::App;
 use sovereign::config::Config;
 use sovereign::db::Db;
-use sovereign::engine::gguf::{Kind, Writer};
 use sovereign::models::{Models, Phase, Progress};
 use sovereign::runtime::Runtime;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,6 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 mod mirror;
-mod tiny;
 
 const PATH: &str = "/Tiny-F32.gguf";
 const CUT: usize = 100_000;

@@ -12,7 +12,7 @@ use zip::write::SimpleFileOptions;
 
 #[path = "../../../tests/it/models/mirror.rs"]
 mod mirror;
-#[path = "../../../tests/it/models/tiny.rs"]
+#[path = "../../../tests/it/tiny.rs"]
 mod tiny;
 
 const PATH: &str = "/m.gguf";
