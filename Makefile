@@ -13,7 +13,7 @@ BROWSER_TESTS := tests/browser
 SDK_TESTS     := tests/sdk
 
 .PHONY: build
-build: assets ## The release binary: target/release/sovereign
+build: assets kernels ## The release binary: target/release/sovereign
 	cargo build --release
 
 .PHONY: help
@@ -32,6 +32,10 @@ static/node_modules/.stamp: static/package-lock.json | tools
 	npm ci --prefix static --ignore-scripts --omit=dev --no-audit --no-fund
 	touch $@
 
+.PHONY: kernels
+kernels: | tools ## What the CUDA kernels are compiled with (no card and no CUDA needed)
+	scripts/nvrtc.sh "$${SOVEREIGN_NVRTC:-$(HOME)/.cache/sovereign/nvrtc}"
+
 .PHONY: test-tools
 test-tools: tools ## What the tests need: Docker's engine, Chromium, Python SDKs
 	scripts/apt.sh dockerd:docker.io chromium:chromium chromedriver:chromium-driver ip:iproute2
@@ -44,7 +48,7 @@ models: assets ## The models that the tests run: Gemma 3 270M and Qwen2.5-Coder 
 # --- what is checked ---------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: test-tools assets lint models ## Everything: style, unit, integration, SDKs, browser
+test: test-tools assets kernels lint models ## Everything: style, unit, integration, SDKs, browser
 	cargo test
 	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(SDK_TESTS)
 	"$(SOVEREIGN_TEST_VENV)/bin/python" -m pytest -q $(BROWSER_TESTS)
@@ -67,6 +71,10 @@ parity: build models ## Tokens, answers and log-probabilities against llama.cpp 
 	tests/parity/source.sh "$(SOVEREIGN_PARITY)-source" "$(SOVEREIGN_PARITY)-venv/bin/python"
 	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)"
 	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
+
+.PHONY: test-cuda
+test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)
+	cargo test --lib cuda -- --nocapture
 
 .PHONY: test-install
 test-install: ## `./install.sh --try` in a clean Debian (root; debootstrap)

@@ -52,6 +52,7 @@ fi
 
 say "Building (the first time takes some minutes)"
 make -s assets
+[ ! -e /proc/driver/nvidia ] || make -s kernels
 cargo build --release --quiet
 sovereign=${CARGO_TARGET_DIR:-target}/release/sovereign
 

@@ -5,6 +5,7 @@
 //! as the largest step needs, so every operation is told how many rows it is about.
 
 pub mod cpu;
+pub mod cuda;
 
 use super::quant::Format;
 use std::sync::Arc;
@@ -142,11 +143,30 @@ pub trait Kernels: Send + Sync + Sized {
     /// The device has no room.
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory>;
 
+    /// A table of embeddings, which rows are looked up in and which nothing is multiplied with.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn table(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory> {
+        self.matrix(weights, format, rows, cols)
+    }
+
     /// An empty cache.
     ///
     /// # Errors
     /// The device has no room.
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache, OutOfMemory>;
+
+    /// Rows of a step at most: enough that reading the weights is amortised.
+    fn rows_at_once(&self) -> usize {
+        256
+    }
+
+    /// Does the operations of a pass. They are the same, on the same buffers, for every step of the same `owner` with as
+    /// many rows and as many wanted: a device may record them once and repeat that.
+    fn pass(&self, _step: &Step, _owner: u64, mut operations: impl FnMut()) {
+        operations();
+    }
 
     /// `out[row] = table[tokens[row]] * scale`
     fn embed(&self, table: &Self::Matrix, tokens: &[u32], scale: f32, out: &mut Self::Buffer);
@@ -157,6 +177,50 @@ pub trait Kernels: Send + Sync + Sized {
     /// All products of the same activations at once.
     fn matmul(&self, x: &Self::Buffer, rows: usize, products: &mut [Product<'_, Self>]);
 
+    /// The products of `x` normalised; `h` is room for that. [rows, in features]
+    fn norm_matmul(
+        &self,
+        x: &Self::Buffer,
+        (weight, eps): (&Self::Buffer, f32),
+        rows: usize,
+        h: &mut Self::Buffer,
+        products: &mut [Product<'_, Self>],
+    ) {
+        self.norm(x, weight, eps, rows, h);
+        self.matmul(h, rows, products);
+    }
+
+    /// `gate = function(gate) * up` of the products of `x` normalised; `h` is room for that, and the second product's
+    /// `out` for what it gives.
+    fn norm_gate(
+        &self,
+        x: &Self::Buffer,
+        norm: (&Self::Buffer, f32),
+        rows: usize,
+        h: &mut Self::Buffer,
+        function: Gate,
+        mut products: [Product<'_, Self>; 2],
+        len: usize,
+    ) {
+        self.norm_matmul(x, norm, rows, h, &mut products);
+        let [gate, up] = products;
+        self.gate(function, gate.out, up.out, len);
+    }
+
+    /// `sum[row] += matrix * x[row] + bias`. The product's own `out` is room for what is added.
+    fn matmul_add(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        product: Product<'_, Self>,
+        len: usize,
+        sum: &mut Self::Buffer,
+    ) {
+        let Product { matrix, bias, out } = product;
+        self.matmul(x, rows, &mut [Product { matrix, bias, out: &mut *out }]);
+        self.add(sum, out, len);
+    }
+
     /// Cosine and sine of every position times every frequency, in pairs: [positions, frequencies, 2].
     fn angles(&self, positions: &[usize], frequencies: &[f64], out: &mut Self::Buffer);
 
@@ -165,6 +229,20 @@ pub trait Kernels: Send + Sync + Sized {
 
     /// Puts the keys and values of a step [rows, heads, size] where its slots and positions say.
     fn store(&self, k: &Self::Buffer, v: &Self::Buffer, step: &Step, layer: usize, cache: &mut Self::Cache);
+
+    /// Rotates queries and keys, and puts keys and values into the cache.
+    fn rotate_store(
+        &self,
+        [q, k, v]: [&mut Self::Buffer; 3],
+        [of_q, of_k]: [&Rotation<'_, Self>; 2],
+        step: &Step,
+        layer: usize,
+        cache: &mut Self::Cache,
+    ) {
+        self.rotate(q, step.rows(), of_q);
+        self.rotate(k, step.rows(), of_k);
+        self.store(k, v, step, layer, cache);
+    }
 
     /// `out[row, head] = softmax(scale * q[row, head] * keys) * values`, over the positions of its slot that it sees.
     fn attend(

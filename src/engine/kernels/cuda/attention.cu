@@ -1,0 +1,356 @@
+// Attention over the cache. The heads of queries that share a head of keys, and tokens that follow each other, are the rows
+// of one matrix of 16, so that each key and value is read once for all of them. Positions come in blocks of 32.
+//
+// With the order of the matrix instruction's rows and columns being ours, each lane's part of the keys and of the values
+// (which the cache keeps transposed, 32 positions at a time) is 16 neighbouring bytes: column g of the i-th of four score
+// matrices is position 8 * (g / 2) + 2i + g % 2, so that lane t's scores are of positions 8t..8t+7.
+#include "common.cuh"
+
+// Tokens of a slot that follow each other.
+struct Queries {
+    int row, count, slot, position;
+};
+
+struct Attention {
+    const float* q;         // [rows, heads, size]
+    const __half* cache;    // of the layer
+    const Queries* queries;
+    float* out;             // [rows, heads, size]
+    float* partial;         // of each split, [16, size + 2]
+    u32* arrived;           // zeros
+    int heads, kv_heads, size, context, window, splits;
+    int per, subs;          // heads of queries in a matrix, and matrices that a head of keys needs
+    float scale, softcap;   // no softcap: zero
+};
+
+constexpr float LOG2E = 1.4426950408889634f;
+
+DEVICE float score(float x, const Attention& a) {
+    x *= a.scale;
+    if (a.softcap > 0) x = a.softcap * tanhf(x / a.softcap);
+    return x * LOG2E;
+}
+
+DEVICE uint4 load16(const __half* p) { return *(const uint4*)p; }
+
+// What of a row of queries a lane has, of two matrices of 16 columns each.
+DEVICE void query(const float* q, u32 (&a)[2], u32 (&b)[2]) {
+    const float4 x = *(const float4*)q, y = *(const float4*)(q + 4);
+    a[0] = pack(x.x, x.y), a[1] = pack(x.z, x.w);
+    b[0] = pack(y.x, y.y), b[1] = pack(y.z, y.w);
+}
+
+// A matrix of 16 rows of queries and what it has seen so far.
+template <int D, bool SMALL>
+struct Rows {
+    static constexpr int N = SMALL ? 1 : 2;  // rows g, and g + 8 if there are more than 8
+    u32 q[D / 16][2 * N];
+    float o[D / 8][2 * N];
+    float most[N], sum[N];
+    int position[N];
+
+    // `rows` from `first` on of the matrix exist. Row r is of token r / per and head r % per.
+    __device__ __forceinline__ void init(const Attention& a, const Queries& tile, int first, int rows, int head) {
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const int r = first + g + 8 * n;
+            const bool there = r < rows;
+            position[n] = there ? tile.position + r / a.per : -1;
+            most[n] = -INFINITY;
+            sum[n] = 0;
+            const float* from = a.q + ((size_t)(tile.row + (there ? r / a.per : 0)) * a.heads + head + (there ? r % a.per : 0)) * D;
+#pragma unroll
+            for (int j = 0; j < D / 32; j++) {
+                u32 x[2] = {0, 0}, y[2] = {0, 0};
+                if (there) query(from + 32 * j + 8 * t, x, y);
+                q[2 * j][n] = x[0], q[2 * j][N + n] = x[1];
+                q[2 * j + 1][n] = y[0], q[2 * j + 1][N + n] = y[1];
+            }
+        }
+#pragma unroll
+        for (int d = 0; d < D / 8; d++)
+#pragma unroll
+            for (int i = 0; i < 2 * N; i++) o[d][i] = 0;
+    }
+
+    DEVICE void multiply(float (&c)[2 * N], const u32 (&a)[2 * N], u32 b0, u32 b1) {
+        if constexpr (SMALL) {
+            float unused;
+            asm volatile(
+                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %2}, {%3, %5, %4, %5}, {%6, %7}, {%0, %1, %8, %8};"
+                : "+f"(c[0]), "+f"(c[1]), "=f"(unused)
+                : "r"(a[0]), "r"(a[1]), "r"(0), "r"(b0), "r"(b1), "f"(0.f));
+        } else {
+            mma(c, a, b0, b1);
+        }
+    }
+
+    // Sees a block of 32 positions; keys(i, j) and values(d) give the lane's parts.
+    template <typename K, typename V>
+    __device__ __forceinline__ void see(const Attention& a, int block, bool whole, K keys, V values) {
+        const int t = threadIdx.x % 4;
+        float s[4][2 * N];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int c = 0; c < 2 * N; c++) s[i][c] = 0;
+#pragma unroll
+            for (int j = 0; j < D / 32; j++) {
+                const uint4 k = keys(i, j);
+                multiply(s[i], q[2 * j], k.x, k.y);
+                multiply(s[i], q[2 * j + 1], k.z, k.w);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            float m = most[n];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    const int at = block * 32 + 8 * t + 2 * i + c;
+                    float& x = s[i][2 * n + c];
+                    x = whole || (at <= position[n] && at > position[n] - a.window) ? score(x, a) : -INFINITY;
+                    m = fmaxf(m, x);
+                }
+            m = fmaxf(m, __shfl_xor_sync(0xffffffff, m, 1));
+            m = fmaxf(m, __shfl_xor_sync(0xffffffff, m, 2));
+            const float base = m == -INFINITY ? 0 : m, less = exp2f(most[n] - base);
+            most[n] = m;
+            sum[n] *= less;
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    float& x = s[i][2 * n + c];
+                    x = exp2f(x - base);
+                    sum[n] += x;
+                }
+#pragma unroll
+            for (int d = 0; d < D / 8; d++) o[d][2 * n] *= less, o[d][2 * n + 1] *= less;
+        }
+        u32 p[2][2 * N];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int n = 0; n < N; n++) p[i / 2][i % 2 * N + n] = pack(s[i][2 * n], s[i][2 * n + 1]);
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) {
+            const uint4 v = values(d);
+            multiply(o[d], p[0], v.x, v.y);
+            multiply(o[d], p[1], v.z, v.w);
+        }
+    }
+
+    __device__ __forceinline__ void finish() {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            sum[n] += __shfl_xor_sync(0xffffffff, sum[n], 1);
+            sum[n] += __shfl_xor_sync(0xffffffff, sum[n], 2);
+        }
+    }
+};
+
+DEVICE int first_block(const Attention& a, const Queries& tile) { return max(0, tile.position - a.window + 1) / 32; }
+
+// For few tokens: the warps of a block, and the blocks of the grid's first dimension, share the positions.
+template <int D, bool SMALL>
+DEVICE void attend(const Attention& a) {
+    extern __shared__ float shared[];
+    release();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
+    const int kv = blockIdx.y / a.subs, sub = blockIdx.y % a.subs, group = a.heads / a.kv_heads;
+    const int head = kv * group + sub * a.per;
+    depend();
+    const Queries tile = a.queries[blockIdx.z];
+    const int rows = tile.count * a.per;
+    // The last matrix of a group may have fewer heads; matrices of one token only are like that.
+    const int real = min(a.per, group - sub * a.per);
+    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
+    const __half* values = keys + (size_t)a.context * D;
+
+    Rows<D, SMALL> r;
+    r.init(a, tile, 0, real == a.per ? rows : real, head);
+    const int to = (tile.position + tile.count - 1) / 32 + 1;
+    const int lane_key = (8 * (g / 2) + g % 2) * D + 8 * t, lane_value = g * 32 + 8 * t;
+    for (int block = first_block(a, tile) + blockIdx.x * warps + warp; block < to; block += a.splits * warps) {
+        const __half* k = keys + (size_t)block * 32 * D + lane_key;
+        const __half* v = values + (size_t)block * 32 * D + lane_value;
+        if constexpr (D <= 128) {
+            uint4 kept[D / 8];
+#pragma unroll
+            for (int d = 0; d < D / 8; d++) kept[d] = load16(v + d * 256);
+            r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, [&](int d) { return kept[d]; });
+        } else {
+            r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, [&](int d) { return load16(v + d * 256); });
+        }
+    }
+    r.finish();
+
+    // The warps' parts, put together.
+    constexpr int R = SMALL ? 8 : 16;
+    float* mosts = shared + warps * R * D;
+    float* sums = mosts + warps * R;
+#pragma unroll
+    for (int n = 0; n < r.N; n++) {
+        float* o = shared + (warp * R + g + 8 * n) * D;
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) *(float2*)(o + d * 8 + 2 * t) = make_float2(r.o[d][2 * n], r.o[d][2 * n + 1]);
+        if (t == 0) mosts[warp * R + g + 8 * n] = r.most[n], sums[warp * R + g + 8 * n] = r.sum[n];
+    }
+    __syncthreads();
+    const int place = blockIdx.z * gridDim.y + blockIdx.y;
+    for (int i = threadIdx.x; i < rows * D; i += blockDim.x) {
+        const int row = i / D, d = i % D;
+        if (row % a.per >= real) continue;
+        float m = -INFINITY, sum = 0, o = 0;
+        for (int w = 0; w < warps; w++) m = fmaxf(m, mosts[w * R + row]);
+        for (int w = 0; w < warps; w++) {
+            const float by = m == -INFINITY ? 0 : exp2f(mosts[w * R + row] - m);
+            sum += by * sums[w * R + row];
+            o += by * shared[(w * R + row) * D + d];
+        }
+        if (a.splits == 1) {
+            a.out[((size_t)(tile.row + row / a.per) * a.heads + head + row % a.per) * D + d] = o / sum;
+        } else {
+            float* to = a.partial + ((size_t)place * a.splits + blockIdx.x) * 16 * (D + 2) + row * (D + 2);
+            to[d] = o;
+            if (d == 0) to[D] = m, to[D + 1] = sum;
+        }
+    }
+    if (a.splits == 1) return;
+
+    // The last of the splits to arrive puts them together.
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(a.arrived + place, 1) == a.splits - 1;
+        if (last) a.arrived[place] = 0;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (int i = threadIdx.x; i < rows * D; i += blockDim.x) {
+        const int row = i / D, d = i % D;
+        if (row % a.per >= real) continue;
+        const float* from = a.partial + (size_t)place * a.splits * 16 * (D + 2) + row * (D + 2);
+        float m = -INFINITY, sum = 0, o = 0;
+#pragma unroll 8
+        for (int s = 0; s < a.splits; s++) m = fmaxf(m, __ldcg(from + (size_t)s * 16 * (D + 2) + D));
+#pragma unroll 8
+        for (int s = 0; s < a.splits; s++) {
+            const float* part = from + (size_t)s * 16 * (D + 2);
+            const float by = exp2f(__ldcg(part + D) - m);
+            sum += by * __ldcg(part + D + 1);
+            o += by * __ldcg(part + d);
+        }
+        a.out[((size_t)(tile.row + row / a.per) * a.heads + head + row % a.per) * D + d] = o / sum;
+    }
+}
+
+DEVICE void copy16(u32 to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
+}
+
+// For many tokens: each warp has a matrix of queries of its own, and the warps of a block share the keys and values of a
+// slot through shared memory, in the order in which lanes take them. Three blocks of positions are on their way.
+constexpr int WARPS = 8, STAGES = 3;
+
+template <int D>
+DEVICE void attend_many(const Attention& a) {
+    extern __shared__ float shared[];
+    release();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const int kv = blockIdx.y / a.subs, sub = blockIdx.y % a.subs, group = a.heads / a.kv_heads;
+    const int head = kv * group + sub * a.per, real = min(a.per, group - sub * a.per);
+    depend();
+    // The last tiles have the most to see: they start first.
+    const Queries tile = a.queries[gridDim.x - 1 - blockIdx.x];
+    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
+    const __half* values = keys + (size_t)a.context * D;
+    const int tokens = 16 / a.per, first = warp * tokens;
+    const int mine = max(0, min(tokens, tile.count - first));
+    const Queries own = {tile.row + first, mine, tile.slot, tile.position + first};
+
+    Rows<D, false> r;
+    r.init(a, own, 0, real == a.per ? mine * a.per : min(mine, 1) * real, head);
+    const int from = first_block(a, tile), to = (tile.position + tile.count - 1) / 32 + 1;
+    constexpr int PIECES = D * 4;  // of 16 bytes, of keys and as many of values
+    const u32 base = (u32)__cvta_generic_to_shared(shared);
+    auto fetch = [&](int block) {
+        if (block < to) {
+            const u32 stage = base + (block - from) % STAGES * PIECES * 32;
+#pragma unroll
+            for (int i = threadIdx.x; i < PIECES; i += WARPS * 32) {
+                const int at = i / 32, l = i % 32, g = l / 4, t = l % 4;
+                // keys: piece (i, j) of lane l; values: piece d of lane l
+                const int row = at / (D / 32), j = at % (D / 32);
+                copy16(stage + i * 16, keys + (size_t)(block * 32 + 8 * (g / 2) + 2 * row + g % 2) * D + 32 * j + 8 * t);
+                copy16(stage + (PIECES + i) * 16, values + (size_t)block * 32 * D + (at * 8 + g) * 32 + 8 * t);
+            }
+        }
+        asm volatile("cp.async.commit_group;");
+    };
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) fetch(from + s);
+    for (int block = from; block < to; block++) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        __syncthreads();
+        fetch(block + STAGES - 1);
+        const int last = own.position + mine - 1;
+        if (mine == 0 || block * 32 > last || block * 32 + 31 <= own.position - a.window) continue;
+        const bool whole = block * 32 + 31 <= own.position && block * 32 > last - a.window;
+        const uint4* stage = (const uint4*)shared + (block - from) % STAGES * PIECES * 2 + lane;
+        r.see(a, block, whole, [&](int i, int j) { return stage[(i * (D / 32) + j) * 32]; }, [&](int d) { return stage[PIECES + d * 32]; });
+    }
+    r.finish();
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        const int row = g + 8 * n, token = row / a.per, at = row % a.per;
+        if (token >= mine || at >= real) continue;
+        float* out = a.out + ((size_t)(own.row + token) * a.heads + head + at) * D;
+        const float by = 1 / r.sum[n];
+#pragma unroll
+        for (int d = 0; d < D / 8; d++) *(float2*)(out + d * 8 + 2 * t) = make_float2(r.o[d][2 * n] * by, r.o[d][2 * n + 1] * by);
+    }
+}
+
+#define ATTEND(D)                                                                                                       \
+    KERNEL __launch_bounds__(256) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true>(a); }        \
+    KERNEL __launch_bounds__(128) attend_##D(const __grid_constant__ Attention a) { attend<D, false>(a); }               \
+    KERNEL __launch_bounds__(256) attend_##D##_many(const __grid_constant__ Attention a) { attend_many<D>(a); }
+ATTEND(64)
+ATTEND(96)
+ATTEND(128)
+ATTEND(256)
+
+// For heads of other sizes up to 256: a warp a token and head, lanes share the dimensions.
+KERNEL attend_any(const __grid_constant__ Attention a) {
+    release();
+    depend();
+    const int lane = threadIdx.x % 32, D = a.size, kv = blockIdx.y, group = a.heads / a.kv_heads;
+    const Queries tile = a.queries[blockIdx.x];
+    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
+    const __half* values = keys + (size_t)a.context * D;
+    for (int pair = threadIdx.x / 32; pair < tile.count * group; pair += blockDim.x / 32) {
+        const int token = pair / group, position = tile.position + token;
+        const size_t at = ((size_t)(tile.row + token) * a.heads + kv * group + pair % group) * D;
+        float q[8], o[8], most = -INFINITY, sum = 0;
+        for (int i = 0; i < 8; i++) q[i] = lane + 32 * i < D ? a.q[at + lane + 32 * i] : 0, o[i] = 0;
+        for (int p = max(0, position - a.window + 1); p <= position; p++) {
+            float x = 0;
+            for (int i = 0; i < 8; i++)
+                if (lane + 32 * i < D) x += q[i] * __half2float(keys[(size_t)p * D + lane + 32 * i]);
+            x = score(warp_sum(x), a);
+            const float m = fmaxf(most, x), less = exp2f(most - m), by = exp2f(x - m);
+            most = m;
+            sum = sum * less + by;
+            for (int i = 0; i < 8; i++)
+                if (lane + 32 * i < D) o[i] = o[i] * less + by * __half2float(values[((size_t)(p / 32) * D + lane + 32 * i) * 32 + p % 32]);
+        }
+        for (int i = 0; i < 8; i++)
+            if (lane + 32 * i < D) a.out[at + lane + 32 * i] = o[i] / sum;
+    }
+}

@@ -1,0 +1,192 @@
+//! Attention: which kernel, and how its work is shared out.
+
+use super::driver::Address;
+use super::{Attention, Buffer, Cache, CacheShape, Cuda, Step, counters, grown};
+
+/// Positions that are looked at together.
+const BLOCK: usize = 32;
+/// Rows of a matrix of queries.
+const ROWS: usize = 16;
+/// Warps of the kernel for many tokens, each with a matrix of its own.
+const WARPS: usize = 8;
+/// From so many matrices of a conversation on, it is the one.
+const MANY: usize = 3;
+
+/// Tokens of a conversation that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Queries {
+    row: usize,
+    count: usize,
+    slot: usize,
+    position: usize,
+}
+
+/// The argument `Attention` of `attention.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Argument {
+    q: Address,
+    cache: Address,
+    queries: Address,
+    out: Address,
+    partial: Address,
+    arrived: Address,
+    heads: i32,
+    kv_heads: i32,
+    size: i32,
+    context: i32,
+    window: i32,
+    splits: i32,
+    per: i32,
+    subs: i32,
+    scale: f32,
+    softcap: f32,
+}
+
+/// How heads of queries are put into matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Packing {
+    /// Heads in a matrix.
+    per: usize,
+    /// Matrices that a head of keys needs.
+    subs: usize,
+}
+
+impl Packing {
+    fn new(heads: usize, kv_heads: usize) -> Packing {
+        let group = heads / kv_heads;
+        let subs = group.div_ceil(ROWS);
+        Packing { per: group.div_ceil(subs), subs }
+    }
+
+    /// Tokens in a matrix.
+    fn tokens(self) -> usize {
+        ROWS / self.per
+    }
+}
+
+/// A step's tokens: those that few kernels share the positions of, and those of which each warp has some.
+pub(super) fn queries(step: &Step, packing: Packing) -> [Vec<Queries>; 2] {
+    let tokens = packing.tokens();
+    let (mut few, mut many) = (Vec::new(), Vec::new());
+    let mut row = 0;
+    while row < step.rows() {
+        let follows = |&next: &usize| {
+            next < step.rows()
+                && step.slots[next] == step.slots[row]
+                && step.positions[next] == step.positions[row] + (next - row)
+        };
+        let end = row + (row..).take_while(follows).count();
+        let (list, at_once) = if end - row >= MANY * tokens { (&mut many, tokens * WARPS) } else { (&mut few, tokens) };
+        for first in (row..end).step_by(at_once) {
+            let (slot, position) = (step.slots[first], step.positions[first]);
+            list.push(Queries { row: first, count: at_once.min(end - first), slot, position });
+        }
+        row = end;
+    }
+    [few, many]
+}
+
+/// What is uploaded of them.
+pub(super) fn numbers(queries: &[Queries]) -> Vec<u32> {
+    queries.iter().flat_map(|q| [q.row, q.count, q.slot, q.position]).map(|number| number as u32).collect()
+}
+
+impl Cuda {
+    pub(super) fn attention(
+        &self,
+        q: &Buffer,
+        cache: &Cache,
+        layer: usize,
+        step: &Step,
+        attention: &Attention,
+        out: &mut Buffer,
+    ) {
+        let CacheShape { heads: kv_heads, size, .. } = cache.shape();
+        let Attention { heads, scale, window, softcap } = *attention;
+        let packing = Packing::new(heads, kv_heads);
+        let Packing { per, subs } = packing;
+        let [few, many] = queries(step, packing);
+        let mut state = self.state();
+        let state = &mut *state;
+        state.graphs.packs(packing);
+        let [few_at, many_at] = [(0, &few), (1, &many)].map(|(i, queries)| {
+            let ring = if state.graphs.recording() { None } else { Some(&mut state.ring) };
+            state.queries[i].put(&self.device, ring, &numbers(queries))
+        });
+        let mut argument = Argument {
+            q: q.read(step.rows() * heads * size),
+            cache: cache.layer(layer),
+            queries: few_at,
+            out: out.write(step.rows(), heads * size),
+            partial: 0,
+            arrived: 0,
+            heads: heads as i32,
+            kv_heads: kv_heads as i32,
+            size: size as i32,
+            context: cache.positions() as i32,
+            window: window.unwrap_or(1 << 30).min(1 << 30) as i32,
+            splits: 1,
+            per: per as i32,
+            subs: subs as i32,
+            scale,
+            softcap: softcap.unwrap_or(0.0),
+        };
+        let places = kv_heads * subs;
+        if !matches!(size, 64 | 96 | 128 | 256) {
+            for (queries, at) in [(few, few_at), (many, many_at)] {
+                let argument = Argument { queries: at, ..argument };
+                // SAFETY: takes `Attention`; the lists have as many entries as the grid.
+                unsafe { launch!(self.device, c"attend_any", [queries.len(), kv_heads, 1], 128, 0, argument) };
+            }
+            return;
+        }
+
+        if !few.is_empty() {
+            let small = few.iter().all(|queries| queries.count * per <= 8);
+            let (warps, rows) = if small { (8, 8) } else { (4, 16) };
+            // As many parts as give every multiprocessor one, and each of their warps something to see: putting them together
+            // takes as long as a few blocks. What is recorded stands for all contexts up to the next power of two.
+            let longest = few.iter().map(|queries| queries.position + queries.count).max().unwrap_or(1);
+            let seen = longest.next_power_of_two().min(window.map_or(usize::MAX, |window| window + BLOCK));
+            let wanted = self.device.info().multiprocessors / (places * few.len()).max(1);
+            let splits = wanted.min(seen / (BLOCK * warps * 2)).clamp(1, 64);
+            argument.splits = splits as i32;
+            if splits > 1 {
+                let parts = few.len() * places * splits;
+                argument.partial = grown(&mut state.partial, &self.device, parts * ROWS * (size + 2) * 4, "attention");
+                argument.arrived = counters(&mut state.arrived, &self.device, few.len() * places);
+            }
+            let (grid, threads) = ([splits, places, few.len()], warps * 32);
+            let shared = warps * rows * (size + 2) * 4;
+            // SAFETY: each takes `Attention`, with shared memory for what all warps found; the list has as many entries as
+            // the grid.
+            unsafe {
+                match (size, small) {
+                    (64, true) => launch!(self.device, c"attend_64_small", grid, threads, shared, argument),
+                    (64, false) => launch!(self.device, c"attend_64", grid, threads, shared, argument),
+                    (96, true) => launch!(self.device, c"attend_96_small", grid, threads, shared, argument),
+                    (96, false) => launch!(self.device, c"attend_96", grid, threads, shared, argument),
+                    (128, true) => launch!(self.device, c"attend_128_small", grid, threads, shared, argument),
+                    (128, false) => launch!(self.device, c"attend_128", grid, threads, shared, argument),
+                    (_, true) => launch!(self.device, c"attend_256_small", grid, threads, shared, argument),
+                    (_, false) => launch!(self.device, c"attend_256", grid, threads, shared, argument),
+                }
+            }
+        }
+        if !many.is_empty() {
+            let argument = Argument { queries: many_at, splits: 1, ..argument };
+            let (grid, threads, shared) = ([many.len(), places, 1], WARPS * 32, 3 * size * 128);
+            // SAFETY: each takes `Attention`, with shared memory for three blocks of keys and values; the list has as many
+            // entries as the grid.
+            unsafe {
+                match size {
+                    64 => launch!(self.device, c"attend_64_many", grid, threads, shared, argument),
+                    96 => launch!(self.device, c"attend_96_many", grid, threads, shared, argument),
+                    128 => launch!(self.device, c"attend_128_many", grid, threads, shared, argument),
+                    _ => launch!(self.device, c"attend_256_many", grid, threads, shared, argument),
+                }
+            }
+        }
+    }
+}

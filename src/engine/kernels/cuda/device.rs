@@ -1,0 +1,296 @@
+//! A card, opened: its context, its one stream of work, its kernels, its memory.
+
+use super::driver::{Address, Driver, Error, Handle, LaunchAttribute, LaunchConfig, OUT_OF_MEMORY, OVERLAP, attribute};
+use super::images;
+use crate::engine::kernels::OutOfMemory;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a card is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: (i32, i32),
+    /// How many multiprocessors it has.
+    pub multiprocessors: usize,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of shared memory that a block may have.
+    pub shared: usize,
+}
+
+/// An opened card.
+pub struct Device {
+    driver: &'static Driver,
+    ordinal: c_int,
+    context: Handle,
+    stream: Handle,
+    modules: Vec<Handle>,
+    functions: Mutex<HashMap<&'static CStr, Handle>>,
+    info: Info,
+    /// Counts what was given back: recorded work may not be repeated after that.
+    freed: AtomicU64,
+}
+
+// SAFETY: the driver's objects may be used from any thread; `bind` makes the context current where it is used.
+unsafe impl Send for Device {}
+// SAFETY: as above; the driver locks what it shares.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Opens card number `ordinal`.
+    ///
+    /// # Errors
+    /// When there is no driver, card or kernel for it.
+    pub fn open(ordinal: usize) -> Result<Arc<Device>, Error> {
+        if !super::built() {
+            return Err(Error::NoKernels);
+        }
+        let driver = Driver::get()?;
+        let mut count = 0;
+        // SAFETY: writes one number.
+        driver.check(unsafe { (driver.device_count)(&mut count) }, || "counting devices".into())?;
+        let asked = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+        if asked >= count {
+            return Err(Error::NoDevice { asked: ordinal, count: count as usize });
+        }
+        let (mut number, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: writes one number; the ordinal was checked.
+        driver.check(unsafe { (driver.device_get)(&mut number, asked) }, || format!("finding cuda:{ordinal}"))?;
+        let info = info(driver, number)?;
+        let images = images::select(info.capability).ok_or_else(|| {
+            let (major, minor) = info.capability;
+            Error::TooOld { name: info.name.clone(), major, minor }
+        })?;
+        let opening = || format!("opening cuda:{ordinal}");
+        // SAFETY: writes a handle, which `drop` gives back.
+        driver.check(unsafe { (driver.context_retain)(&mut context, number) }, opening)?;
+        // From here on `drop` cleans up.
+        let (modules, functions, freed) = (Vec::new(), Mutex::default(), AtomicU64::new(0));
+        let mut device = Device { driver, ordinal: number, context, stream, modules, functions, info, freed };
+        // SAFETY: the context is alive.
+        driver.check(unsafe { (driver.context_set)(context) }, opening)?;
+        // SAFETY: writes a handle; the flag asks for a stream of its own.
+        driver.check(unsafe { (driver.stream_create)(&mut stream, 1) }, opening)?;
+        device.stream = stream;
+        for image in images {
+            device.load(image)?;
+        }
+        Ok(Arc::new(device))
+    }
+
+    fn load(&mut self, image: &images::Image) -> Result<(), Error> {
+        let driver = self.driver;
+        let mut module = std::ptr::null_mut();
+        let what = || format!("loading the kernels {} for {}", image.name, image.target);
+        // SAFETY: the image is an ELF, or text that ends with a zero; the driver copies it.
+        driver.check(unsafe { (driver.module_load)(&mut module, image.bytes.as_ptr().cast()) }, what)?;
+        self.modules.push(module);
+        Ok(())
+    }
+
+    /// A kernel, with the most shared memory that it may ask for.
+    fn function(&self, name: &'static CStr) -> Handle {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        *functions.entry(name).or_insert_with(|| {
+            let mut function = std::ptr::null_mut();
+            let find = |&module: &Handle| {
+                // SAFETY: the module is loaded, the name ends with a zero; a handle is written.
+                unsafe { (self.driver.module_function)(&mut function, module, name.as_ptr()) == 0 }
+            };
+            assert!(self.modules.iter().any(find), "there is no kernel {name:?}");
+            // All but what a kernel may have of its own.
+            let shared = self.info.shared as c_int - 1024;
+            // SAFETY: the function is loaded.
+            unsafe { (self.driver.function_set)(function, attribute::DYNAMIC_SHARED_MEMORY, shared) };
+            function
+        })
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Bytes that are free on it.
+    ///
+    /// # Errors
+    /// When the card doesn't answer.
+    pub fn free_memory(&self) -> Result<u64, Error> {
+        self.bind();
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers.
+        let status = unsafe { (self.driver.memory_info)(&mut free, &mut total) };
+        self.driver.check(status, || "asking for free memory".into())?;
+        Ok(free as u64)
+    }
+
+    /// The driver, with this card's context current in this thread.
+    pub(super) fn bind(&self) -> &'static Driver {
+        // SAFETY: the context lives as long as `self`.
+        self.must(unsafe { (self.driver.context_set)(self.context) }, || "choosing the device".into());
+        self.driver
+    }
+
+    /// Its stream.
+    pub(super) fn stream(&self) -> Handle {
+        self.stream
+    }
+
+    /// How often memory was given back.
+    pub(super) fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    /// A card that fails has lost its context and all memory: nothing can go on.
+    ///
+    /// # Panics
+    /// When the status isn't success.
+    #[track_caller]
+    pub(super) fn must(&self, status: c_int, what: impl FnOnce() -> String) {
+        if let Err(error) = self.driver.check(status, what) {
+            panic!("cuda:{} ({}): {error}", self.ordinal, self.info.name);
+        }
+    }
+
+    /// Waits until all work is done.
+    pub fn wait(&self) {
+        let driver = self.bind();
+        // SAFETY: the stream lives as long as `self`.
+        self.must(unsafe { (driver.stream_wait)(self.stream) }, || "computing".into());
+    }
+
+    /// Queues a kernel. `arguments` are addresses of values of the types that the kernel takes, in its order.
+    ///
+    /// # Safety
+    /// The arguments are what the kernel of this name takes, and what they point to on the device is as large as the kernel
+    /// expects.
+    pub(super) unsafe fn launch(
+        &self,
+        name: &'static CStr,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+        arguments: &[*const c_void],
+    ) {
+        if grid.contains(&0) {
+            return;
+        }
+        let driver = self.bind();
+        let function = self.function(name);
+        // Kernels that overlap wait themselves for what they need; before Hopper there is no such thing.
+        let mut overlap = LaunchAttribute { id: OVERLAP, padding: 0, value: [1, 0, 0, 0, 0, 0, 0, 0] };
+        let config = LaunchConfig {
+            grid: grid.map(|n| n as u32),
+            block: [threads as u32, 1, 1],
+            shared: shared as u32,
+            stream: self.stream,
+            attributes: &mut overlap,
+            count: u32::from(self.info.capability >= (9, 0)),
+        };
+        let arguments = arguments.as_ptr().cast_mut().cast();
+        // SAFETY: the caller vouches for the arguments; the driver copies them and the configuration.
+        let status = unsafe { (driver.launch)(&config, function, arguments, std::ptr::null_mut()) };
+        self.must(status, || format!("launching {name:?}"));
+    }
+
+    /// Memory that isn't set to anything.
+    ///
+    /// # Errors
+    /// The card has no room.
+    pub(super) fn allocate(self: &Arc<Device>, bytes: usize, what: &'static str) -> Result<Memory, OutOfMemory> {
+        let driver = self.bind();
+        let mut address = 0;
+        // SAFETY: writes an address, which `Memory` gives back.
+        let status = unsafe { (driver.allocate)(&mut address, bytes.max(16)) };
+        if status == OUT_OF_MEMORY {
+            return Err(OutOfMemory { what, bytes: bytes as u64 });
+        }
+        self.must(status, || format!("taking {bytes} bytes for {what}"));
+        Ok(Memory { device: self.clone(), address, bytes })
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: the handles were made in `open` and are given back once. What fails has nobody to tell.
+        unsafe {
+            (self.driver.context_set)(self.context);
+            for &module in &self.modules {
+                (self.driver.module_unload)(module);
+            }
+            if !self.stream.is_null() {
+                (self.driver.stream_destroy)(self.stream);
+            }
+            (self.driver.context_release)(self.ordinal);
+        }
+    }
+}
+
+fn info(driver: &Driver, device: c_int) -> Result<Info, Error> {
+    let attribute = |attribute, what: &str| {
+        let mut value = 0;
+        // SAFETY: writes one number.
+        let status = unsafe { (driver.device_attribute)(&mut value, attribute, device) };
+        driver.check(status, || format!("asking for the {what}"))?;
+        Ok::<_, Error>(value)
+    };
+    let mut name = [0_u8; 128];
+    // SAFETY: writes at most as many bytes as it is told, with a zero at the end.
+    let status = unsafe { (driver.device_name)(name.as_mut_ptr().cast(), name.len() as c_int, device) };
+    driver.check(status, || "asking for the name".into())?;
+    let mut memory = 0;
+    // SAFETY: writes one number.
+    driver.check(unsafe { (driver.device_memory)(&mut memory, device) }, || "asking for the memory".into())?;
+    Ok(Info {
+        name: String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned(),
+        capability: (
+            attribute(attribute::MAJOR, "compute capability")?,
+            attribute(attribute::MINOR, "compute capability")?,
+        ),
+        multiprocessors: attribute(attribute::MULTIPROCESSORS, "multiprocessors")? as usize,
+        memory: memory as u64,
+        shared: attribute(attribute::SHARED_MEMORY, "shared memory")? as usize,
+    })
+}
+
+/// Memory of a card.
+pub struct Memory {
+    device: Arc<Device>,
+    address: Address,
+    bytes: usize,
+}
+
+impl Memory {
+    /// Where it is.
+    pub(super) fn address(&self) -> Address {
+        self.address
+    }
+
+    /// How large it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sets all of it to zero.
+    pub(super) fn clear(&self) {
+        let driver = self.device.bind();
+        // SAFETY: the memory is as large as that.
+        let status = unsafe { (driver.fill)(self.address, 0, self.bytes, self.device.stream) };
+        self.device.must(status, || "clearing memory".into());
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.device.freed.fetch_add(1, Ordering::Relaxed);
+        // Waits for work that uses it.
+        let driver = self.device.bind();
+        // SAFETY: it was allocated once and is given back once.
+        unsafe { (driver.free)(self.address) };
+    }
+}

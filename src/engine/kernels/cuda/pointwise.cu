@@ -1,0 +1,218 @@
+// What touches each number of the activations once: norms, rotations, gates, sums, and the move into halves.
+#include "common.cuh"
+
+DEVICE void store8(float* row, int k, int width, const float (&x)[8]) {
+    if (k + 8 <= width && (size_t)(row + k) % 16 == 0) {
+        *(float4*)(row + k) = make_float4(x[0], x[1], x[2], x[3]);
+        *(float4*)(row + k + 4) = make_float4(x[4], x[5], x[6], x[7]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (k + i < width) row[k + i] = x[i];
+    }
+}
+
+DEVICE float most(const float (&x)[8]) {
+    float m = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) m = fmaxf(m, fabsf(x[i]));
+    return m;
+}
+
+// A block moves a row of f(column, eight numbers there) into halves. One scale for the row (`even`), as the large product
+// wants it, or one for each chunk, which needs no second look.
+template <typename F>
+DEVICE void write_row(const Activations& out, int row, bool even, float* shared, F f) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    float x[8], scale = 1;
+    if (even) {
+        float m = 0;
+        for (int chunk = warp; chunk < out.chunks; chunk += warps) {
+            f(chunk * 256 + lane * 8, x, false);
+            m = fmaxf(m, most(x));
+        }
+        scale = scale_for(block_reduce<true>(m, shared));
+    }
+    for (int chunk = warp; chunk < out.chunks; chunk += warps) {
+        f(chunk * 256 + lane * 8, x, true);
+        write_chunk(out, row, chunk, x, even ? scale : scale_for(warp_max(most(x))));
+    }
+}
+
+KERNEL convert(const float* x, int width, const __grid_constant__ Activations halves, int even) {
+    __shared__ float shared[33];
+    release();
+    depend();
+    const float* row = x + (size_t)blockIdx.x * width;
+    write_row(halves, blockIdx.x, even, shared, [&](int k, float (&v)[8], bool) { load8(row, k, width, v); });
+}
+
+// out[row] = x[row] / rms(x[row]) * weight, as floats and as halves.
+KERNEL norm_rows(const float* x, const float* weight, float eps, int width, float* out, const __grid_constant__ Activations halves, int even) {
+    __shared__ float shared[33];
+    release();
+    depend();
+    const float* row = x + (size_t)blockIdx.x * width;
+    float* to = out + (size_t)blockIdx.x * width;
+    float v[8], w[8], sum = 0;
+    for (int k = threadIdx.x * 8; k < width; k += blockDim.x * 8) {
+        load8(row, k, width, v);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += v[i] * v[i];
+    }
+    const float by = rsqrtf(block_reduce<false>(sum, shared) / width + eps);
+    write_row(halves, blockIdx.x, even, shared, [&](int k, float (&v)[8], bool last) {
+        load8(row, k, width, v);
+        load8(weight, k, width, w);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] *= by * w[i];
+        if (last) store8(to, k, width, v);
+    });
+}
+
+DEVICE float gated(int gelu, float x, float up) {
+    // GELU's approximation by tanh is x * sigmoid((1.5957691 + 0.07135481 x^2) x).
+    const float y = gelu ? (1.5957691f + 0.07135481f * x * x) * x : x;
+    return x / (1 + __expf(-y)) * up;
+}
+
+// gate = f(gate) * up, as floats and as halves. With `even` a block has a row, else (blockIdx.y is the row) a few chunks.
+KERNEL gate_rows(float* gate, const float* up, int gelu, int width, const __grid_constant__ Activations halves, int even) {
+    __shared__ float shared[33];
+    release();
+    depend();
+    if (even) {
+        float* a = gate + (size_t)blockIdx.x * width;
+        const float* b = up + (size_t)blockIdx.x * width;
+        write_row(halves, blockIdx.x, true, shared, [&](int k, float (&v)[8], bool last) {
+            load8(a, k, width, v);
+            if (last) return;  // what the first look has written
+            float w[8];
+            load8(b, k, width, w);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = gated(gelu, v[i], w[i]);
+            store8(a, k, width, v);
+        });
+    } else {
+        const int chunk = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, k = chunk * 256 + threadIdx.x % 32 * 8;
+        if (chunk >= halves.chunks) return;
+        float *a = gate + (size_t)blockIdx.y * width, v[8], w[8];
+        load8(a, k, width, v);
+        load8(up + (size_t)blockIdx.y * width, k, width, w);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = gated(gelu, v[i], w[i]);
+        store8(a, k, width, v);
+        write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most(v))));
+    }
+}
+
+// Cosine and sine of positions times frequencies: [rows, frequencies, 2].
+KERNEL angles(const u32* positions, const double* frequencies, int count, int total, float* out) {
+    release();
+    depend();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    double sine, cosine;
+    sincos(positions[i / count] * frequencies[i % count], &sine, &cosine);
+    out[2 * i] = cosine;
+    out[2 * i + 1] = sine;
+}
+
+DEVICE __half clamped(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
+
+// A warp normalises a head if there is a weight, then rotates it; if there is a place in the cache, it is put there too.
+DEVICE void rotate_head(float* v, int size, int adjacent, const float2* turns, const float* weight, float eps, __half* cached) {
+    const int lane = threadIdx.x % 32;
+    float by = 1;
+    if (weight) {
+        float sum = 0;
+        for (int i = lane; i < size; i += 32) sum += v[i] * v[i];
+        by = rsqrtf(warp_sum(sum) / size + eps);
+    }
+    for (int i = lane; i < size / 2; i += 32) {
+        const int j = adjacent ? 2 * i : i, k = adjacent ? j + 1 : i + size / 2;
+        const float a = v[j] * by * (weight ? weight[j] : 1), b = v[k] * by * (weight ? weight[k] : 1);
+        const float2 turn = turns[i];
+        v[j] = a * turn.x - b * turn.y;
+        v[k] = b * turn.x + a * turn.y;
+        if (cached) cached[j] = clamped(v[j]), cached[k] = clamped(v[k]);
+    }
+}
+
+KERNEL rotate(float* x, int heads, int size, int adjacent, const float* angles, const float* weight, float eps, int total) {
+    release();
+    depend();
+    const int head = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (head >= total) return;
+    const float2* turns = (const float2*)angles + (size_t)(head / heads) * (size / 2);
+    rotate_head(x + (size_t)head * size, size, adjacent, turns, weight, eps, 0);
+}
+
+struct Heads {
+    float *q, *k;
+    const float *v, *angles, *q_weight, *k_weight;
+    const u32 *slots, *positions;
+    __half* cache;
+    int heads, kv_heads, size, adjacent, context, total;
+    float eps;
+};
+
+// Queries and keys are rotated, keys and values stored: a warp a head. The cache has, of each slot and head, keys
+// [positions, size], then values [positions / 32, size, 32].
+KERNEL rotate_store(const __grid_constant__ Heads a) {
+    release();
+    depend();
+    const int warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp >= a.total) return;
+    const int each = a.heads + 2 * a.kv_heads, row = warp / each, head = warp % each;
+    const float2* turns = (const float2*)a.angles + (size_t)row * (a.size / 2);
+    if (head < a.heads) {
+        rotate_head(a.q + ((size_t)row * a.heads + head) * a.size, a.size, a.adjacent, turns, a.q_weight, a.eps, 0);
+        return;
+    }
+    const int kv = (head - a.heads) % a.kv_heads;
+    const u32 position = a.positions[row];
+    __half* keys = a.cache + ((size_t)a.slots[row] * a.kv_heads + kv) * 2 * a.context * a.size;
+    const size_t from = ((size_t)row * a.kv_heads + kv) * a.size;
+    if (head < a.heads + a.kv_heads) {
+        rotate_head(a.k + from, a.size, a.adjacent, turns, a.k_weight, a.eps, keys + (size_t)position * a.size);
+    } else {
+        __half* values = keys + (size_t)a.context * a.size + (size_t)(position / 32) * a.size * 32 + position % 32;
+        for (int i = lane; i < a.size; i += 32) values[i * 32] = clamped(a.v[from + i]);
+    }
+}
+
+// Keys and values into the cache.
+KERNEL store(const float* k, const float* v, const u32* slots, const u32* positions, int heads, int size, int context, __half* cache, int total) {
+    release();
+    depend();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    const int at = i % size, head = i / size % heads, row = i / size / heads;
+    const u32 position = positions[row];
+    __half* keys = cache + ((size_t)slots[row] * heads + head) * 2 * context * size;
+    __half* values = keys + (size_t)context * size;
+    keys[(size_t)position * size + at] = clamped(k[i]);
+    values[((size_t)(position / 32) * size + at) * 32 + position % 32] = clamped(v[i]);
+}
+
+KERNEL add(float* x, const float* y, u64 count) {
+    release();
+    depend();
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] += y[i];
+}
+
+KERNEL softcap(float* x, float cap, u64 count) {
+    release();
+    depend();
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) x[i] = cap * tanhf(x[i] / cap);
+}
+
+KERNEL gather(const float* x, const u32* rows, int width, float* out) {
+    release();
+    depend();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < width) out[(size_t)blockIdx.y * width + i] = x[(size_t)rows[blockIdx.y] * width + i];
+}

@@ -1,0 +1,149 @@
+//! The way to the card: pinned memory that is written in turns, and small lists that change from step to step.
+
+use super::device::{Device, Memory};
+use super::driver::Address;
+use crate::engine::kernels::OutOfMemory;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Host memory that the card reads without the host's help.
+pub(super) struct Pinned {
+    device: Arc<Device>,
+    address: *mut c_void,
+    bytes: usize,
+}
+
+// SAFETY: it is memory that only its owner refers to.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
+        let driver = device.bind();
+        let mut address = std::ptr::null_mut();
+        // SAFETY: writes an address, which `drop` gives back.
+        let status = unsafe { (driver.allocate_host)(&mut address, bytes.max(1)) };
+        if status != 0 {
+            return Err(OutOfMemory { what: "pinned memory", bytes: bytes as u64 });
+        }
+        // SAFETY: as large as that, and nobody else's. Memory is initialised before it is a slice.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
+        Ok(Pinned { device: device.clone(), address, bytes })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn address(&self) -> *mut c_void {
+        self.address
+    }
+
+    /// The first `len` floats; whoever calls has waited for what the card does with it.
+    pub fn floats(&self, len: usize) -> Vec<f32> {
+        assert!(len * 4 <= self.bytes);
+        // SAFETY: initialised, as large as that, aligned to a page, borrowed with `self`; any bits are a float.
+        unsafe { std::slice::from_raw_parts(self.address.cast::<f32>(), len) }.to_vec()
+    }
+
+    /// Its bytes, to be written; whoever calls has waited for what the card does with them.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: initialised, as large as that, and borrowed with `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let driver = self.device.bind();
+        // SAFETY: it was allocated once and is given back once.
+        unsafe { (driver.free_host)(self.address) };
+    }
+}
+
+/// Pinned memory and as much on the card, both used in turns.
+pub(super) struct Ring {
+    device: Arc<Device>,
+    host: Pinned,
+    memory: Memory,
+    at: usize,
+}
+
+impl Ring {
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Ring, OutOfMemory> {
+        let (host, memory) = (Pinned::new(device, bytes)?, device.allocate(bytes, "uploads")?);
+        Ok(Ring { device: device.clone(), host, memory, at: 0 })
+    }
+
+    /// The largest piece that it takes without having to wait for what came just before.
+    pub fn largest(&self) -> usize {
+        self.host.bytes() / 4
+    }
+
+    /// Copies bytes to the card, where they stay until as many others have come as the ring is large.
+    pub fn stage(&mut self, bytes: &[u8]) -> Address {
+        let at = self.reserve(bytes.len());
+        self.host.as_mut_slice()[at..at + bytes.len()].copy_from_slice(bytes);
+        let to = self.memory.address() + at as u64;
+        self.send(at, bytes.len(), to);
+        to
+    }
+
+    /// Copies bytes to where they are wanted on the card.
+    pub fn copy(&mut self, bytes: &[u8], to: Address) {
+        let at = self.reserve(bytes.len());
+        self.host.as_mut_slice()[at..at + bytes.len()].copy_from_slice(bytes);
+        self.send(at, bytes.len(), to);
+    }
+
+    fn reserve(&mut self, bytes: usize) -> usize {
+        assert!(bytes <= self.host.bytes(), "{bytes} bytes at once");
+        if self.at + bytes > self.host.bytes() {
+            // What was queued from here may still be read.
+            self.device.wait();
+            self.at = 0;
+        }
+        let at = self.at;
+        self.at = (at + bytes).next_multiple_of(256);
+        at
+    }
+
+    fn send(&self, at: usize, bytes: usize, to: Address) {
+        let driver = self.device.bind();
+        // SAFETY: the source stays until the stream was waited for (`reserve`); the caller says where to.
+        let status = unsafe {
+            (driver.copy_to_device)(to, self.host.address().cast::<u8>().add(at).cast(), bytes, self.device.stream())
+        };
+        self.device.must(status, || format!("copying {bytes} bytes to the device"));
+    }
+}
+
+/// Numbers of a step on the card, copied when they differ from the last ones.
+#[derive(Default)]
+pub(super) struct List {
+    values: Vec<u32>,
+    memory: Option<Memory>,
+}
+
+impl List {
+    /// Where these values are. While work is recorded (`ring` is none) they only get their place: whoever repeats the
+    /// work puts them there before.
+    pub fn put(&mut self, device: &Arc<Device>, ring: Option<&mut Ring>, values: &[u32]) -> Address {
+        let bytes = size_of_val(values);
+        if self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            let room = (bytes * 2).max(256);
+            self.memory = Some(device.allocate(room, "a step").unwrap_or_else(|error| panic!("{error}")));
+            self.values.clear();
+        }
+        let address = self.memory.as_ref().map_or(0, Memory::address);
+        match ring {
+            Some(ring) if self.values != values => {
+                self.values.clear();
+                self.values.extend_from_slice(values);
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                ring.copy(&bytes, address);
+            }
+            _ => {}
+        }
+        address
+    }
+}
