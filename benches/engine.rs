@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let threads = arguments.next().map(|threads| threads.parse()).transpose()?;
     let start = Instant::now();
-    let model = Model::load(Arc::new(Gguf::open(Path::new(&path))?), Options { threads })?;
+    let model = Model::load(Arc::new(Gguf::open(Path::new(&path))?), Options { threads, ..Options::default() })?;
     println!("load          {:>9.2} s, {} threads", start.elapsed().as_secs_f64(), model.threads());
     let vocabulary = model.hyper().vocabulary as u32;
     let token = |at: usize| (at as u32 * 7919 + 13) % vocabulary;

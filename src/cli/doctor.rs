@@ -5,6 +5,7 @@ use super::client::{Client, block_on};
 use crate::admin;
 use crate::config::{Bytes, Config};
 use crate::docker::{Docker, State};
+use crate::engine::kernels::cuda;
 use crate::gpu::{Probe, Snapshot};
 use crate::placement;
 use rustix::fs::Access;
@@ -53,7 +54,7 @@ impl Doctor {
             }
         }
         findings.push(block_on(async { Ok(docker(&config).await) })?);
-        findings.push(card(&Probe::new(&config.gpu).read()));
+        findings.push(card(&Probe::new(&config.gpu).read(), cuda::built()));
         findings.iter().for_each(|finding| print!("{finding}"));
         let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -227,7 +228,7 @@ async fn docker(config: &Config) -> Finding {
     }
 }
 
-fn card(cards: &[Snapshot]) -> Finding {
+fn card(cards: &[Snapshot], kernels: bool) -> Finding {
     if cards.is_empty() {
         let advice = "models run on the processor; with a card, install NVIDIA's driver, or let gpu.nvml_library name its \
                       library";
@@ -240,6 +241,10 @@ fn card(cards: &[Snapshot]) -> Finding {
     };
     let names = cards.iter().map(name).collect::<Vec<_>>().join(", ");
     match problem {
+        None if !kernels => {
+            let advice = "models run on the processor; run `make kernels` and build again";
+            Finding::warn("card", format!("{names}: this build has no CUDA kernels"), advice)
+        }
         None => Finding::ok("card", names),
         Some(problem) => Finding::warn("card", format!("{names}: {problem}"), "see what `nvidia-smi` says"),
     }
@@ -264,10 +269,11 @@ mod tests {
         check(budget_of(1 << 30, true), Verdict::Warn, "1.0 GiB for models (as configured)");
         check(running(env!("CARGO_PKG_VERSION")), Verdict::Ok, "runs");
         check(running("0.0.1"), Verdict::Warn, "restart");
-        check(card(&[]), Verdict::Warn, "no NVIDIA card");
+        check(card(&[], true), Verdict::Warn, "no NVIDIA card");
         let good = Snapshot { name: "RTX 5060".into(), ..Snapshot::default() };
-        check(card(std::slice::from_ref(&good)), Verdict::Ok, "RTX 5060");
-        check(card(&[Snapshot { problem: Some("lost".into()), ..good }]), Verdict::Warn, "lost");
+        check(card(std::slice::from_ref(&good), true), Verdict::Ok, "RTX 5060");
+        check(card(std::slice::from_ref(&good), false), Verdict::Warn, "no CUDA kernels");
+        check(card(&[Snapshot { problem: Some("lost".into()), ..good }], true), Verdict::Warn, "lost");
         check(state(Path::new("/tmp/not/there/yet")), Verdict::Ok, "/tmp/not/there/yet");
         let file = tempfile::NamedTempFile::new().unwrap();
         check(state(&file.path().join("state")), Verdict::Fail, "--state");

@@ -2,6 +2,7 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
+use crate::engine::model::Device;
 use crate::worker::{self, Listener, Options, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
@@ -32,18 +33,12 @@ pub struct Worker {
     /// Threads that compute; all physical cores unless said.
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
-    /// What computes.
-    #[arg(long, value_enum, default_value_t)]
+    /// What computes: cpu, or cuda:N for an NVIDIA card (cuda is the first).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     device: Device,
     /// End when stdin closes or the parent process does.
     #[arg(long)]
     tied: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum Device {
-    #[default]
-    Cpu,
 }
 
 impl Worker {
@@ -66,7 +61,6 @@ impl Worker {
     }
 
     async fn serve(self) -> anyhow::Result<ExitCode> {
-        let Device::Cpu = self.device;
         // Before the load: an address that is taken should not cost a minute.
         let listener =
             Listener::bind(&self.listen).await.with_context(|| format!("cannot listen on {}", self.listen))?;
@@ -97,8 +91,19 @@ impl Worker {
             context: self.ctx,
             slots: self.slots,
             threads: self.threads,
+            device: self.device,
         }
     }
+}
+
+/// The device that a name stands for.
+fn device(name: &str) -> Result<Device, String> {
+    let ordinal = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Some(0),
+        _ => name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
+    };
+    ordinal.map(Device::Cuda).ok_or_else(|| "devices are cpu, cuda, cuda:1 and so on".into())
 }
 
 /// Returns when the tie is cut; never, where there is none.
@@ -131,4 +136,20 @@ fn greeting(worker: &worker::Worker, address: &Address) -> String {
 
 fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number from 1 on".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices() {
+        let check = |name, expected| assert_eq!(device(name).ok(), expected, "{name}");
+        check("cpu", Some(Device::Cpu));
+        check("cuda", Some(Device::Cuda(0)));
+        check("cuda:1", Some(Device::Cuda(1)));
+        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
+            check(name, None);
+        }
+    }
 }

@@ -1,5 +1,5 @@
 use super::gguf;
-use super::kernels::OutOfMemory;
+use super::kernels::{OutOfMemory, cuda};
 
 /// Why the engine cannot do what it was asked: each variant is a thing that a caller may treat differently.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,9 @@ pub enum Error {
     /// What the model, or a cache of the size that was asked for, takes is not to be had.
     #[error("{0}; a shorter context or fewer slots take less")]
     Memory(#[from] OutOfMemory),
+    /// There is no computing on the card that was asked for.
+    #[error(transparent)]
+    Cuda(#[from] cuda::Error),
     /// A forward pass gave what is no number: damaged weights, or a defect of a kernel.
     #[error("the model computed {0}, which is no number; its file may be damaged")]
     NotFinite(f32),

@@ -1,14 +1,17 @@
 //! What a model remembers of its conversations: keys and values of every token, in slots of one length.
 
 use super::Error;
+use super::kernels::Kernels;
 use super::kernels::cpu::Cpu;
-use super::kernels::{CacheShape, Kernels};
+use super::kernels::cuda::Cuda;
 use super::model::{Entry, Workspace};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The conversations of a model, with the buffers of the passes that extend them.
 pub struct KvCache {
-    pub(super) memory: <Cpu as Kernels>::Cache,
-    pub(super) workspace: Workspace<Cpu>,
+    pub(super) held: Held,
+    /// Which cache it is.
+    pub(super) id: u64,
     /// Which model it belongs to.
     pub(super) model: u64,
     slots: usize,
@@ -17,10 +20,23 @@ pub struct KvCache {
     lengths: Vec<usize>,
 }
 
+/// What a cache holds, where its model computes.
+pub(super) enum Held {
+    Cpu(Box<On<Cpu>>),
+    Cuda(Box<On<Cuda>>),
+}
+
+/// The same, on a device.
+pub(super) struct On<K: Kernels> {
+    pub memory: K::Cache,
+    pub workspace: Workspace<K>,
+}
+
 impl KvCache {
-    pub(super) fn new(memory: <Cpu as Kernels>::Cache, workspace: Workspace<Cpu>, model: u64) -> KvCache {
-        let CacheShape { slots, context, .. } = memory.shape();
-        KvCache { memory, workspace, model, slots, context, lengths: vec![0; slots] }
+    pub(super) fn new(held: Held, model: u64, slots: usize, context: usize) -> KvCache {
+        static CACHES: AtomicU64 = AtomicU64::new(0);
+        let id = CACHES.fetch_add(1, Ordering::Relaxed);
+        KvCache { held, id, model, slots, context, lengths: vec![0; slots] }
     }
 
     /// Conversations that it holds at once.

@@ -86,13 +86,9 @@ impl<M, V> Gemma3<M, V> {
 
             // Attention, normalised before and after, as are its queries and keys.
             // h, y: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
-            k.norm(&w.x, &layer.attention_norm, hyper.eps, rows, &mut w.h);
-            let heads = &layer.heads;
-            k.matmul(
-                &w.h,
-                rows,
-                &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)],
-            );
+            let (heads, norm) = (&layer.heads, (&layer.attention_norm, hyper.eps));
+            let products = &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)];
+            k.norm_matmul(&w.x, norm, rows, &mut w.h, products);
             let rotation = |heads, norm| Rotation {
                 heads,
                 size: hyper.head,
@@ -100,9 +96,8 @@ impl<M, V> Gemma3<M, V> {
                 norm: Some((norm, hyper.eps)),
                 angles,
             };
-            k.rotate(&mut w.q, rows, &rotation(hyper.heads, &layer.query_norm));
-            k.rotate(&mut w.k, rows, &rotation(hyper.kv_heads, &layer.key_norm));
-            k.store(&w.k, &w.v, step, index, cache);
+            let rotations = [&rotation(hyper.heads, &layer.query_norm), &rotation(hyper.kv_heads, &layer.key_norm)];
+            k.rotate_store([&mut w.q, &mut w.k, &mut w.v], rotations, step, index, cache);
             let attention = Attention {
                 heads: hyper.heads,
                 scale: hyper.attention_scale,
@@ -115,10 +110,9 @@ impl<M, V> Gemma3<M, V> {
             k.add(&mut w.x, &w.h, rows * hyper.width);
 
             // Feed-forward, normalised before and after. h, y: [rows, width]; gate, up: [rows, hidden]
-            k.norm(&w.x, &layer.feed_forward_norm, hyper.eps, rows, &mut w.h);
-            let feed_forward = &layer.feed_forward;
-            k.matmul(&w.h, rows, &mut [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)]);
-            k.gate(Gate::Gelu, &mut w.gate, &w.up, rows * hyper.hidden);
+            let (feed_forward, norm) = (&layer.feed_forward, (&layer.feed_forward_norm, hyper.eps));
+            let products = [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)];
+            k.norm_gate(&w.x, norm, rows, &mut w.h, Gate::Gelu, products, rows * hyper.hidden);
             k.matmul(&w.gate, rows, &mut [feed_forward.down.product(&mut w.y)]);
             k.norm(&w.y, &layer.feed_forward_post_norm, hyper.eps, rows, &mut w.h);
             k.add(&mut w.x, &w.h, rows * hyper.width);

@@ -105,8 +105,8 @@ pub struct Ends<M, V> {
     embeddings: M,
     /// [width]
     norm: V,
-    /// [vocabulary, width]; the table of embeddings itself where a file has none.
-    output: Option<Linear<M, V>>,
+    /// [vocabulary, width]; the same weights as the embeddings' where a file has no others.
+    output: Linear<M, V>,
 }
 
 impl<M, V> Ends<M, V> {
@@ -119,13 +119,12 @@ impl<M, V> Ends<M, V> {
         S: Source<Matrix = M, Vector = V>,
     {
         let (vocabulary, width) = (hyper.vocabulary, hyper.width);
-        let weight = source.find_matrix("output.weight", vocabulary, width)?;
         Ok(Ends {
-            embeddings: source.matrix("token_embd.weight", vocabulary, width)?,
+            embeddings: source.table("token_embd.weight", vocabulary, width)?,
             norm: source.vector("output_norm.weight", width)?,
-            output: match weight {
-                Some(weight) => Some(Linear { weight, bias: source.find_vector("output.bias", vocabulary)? }),
-                None => None,
+            output: match source.find_matrix("output.weight", vocabulary, width)? {
+                Some(weight) => Linear { weight, bias: source.find_vector("output.bias", vocabulary)? },
+                None => Linear { weight: source.matrix("token_embd.weight", vocabulary, width)?, bias: None },
             },
         })
     }
@@ -145,12 +144,8 @@ impl<M, V> Ends<M, V> {
     {
         // [rows, width] -> [rows, width] -> [rows, vocabulary]
         k.gather(&w.x, rows, hyper.width, &mut w.y);
-        k.norm(&w.y, &self.norm, hyper.eps, rows.len(), &mut w.h);
-        let product = match &self.output {
-            Some(output) => output.product(&mut w.logits),
-            None => Product { matrix: &self.embeddings, bias: None, out: &mut w.logits },
-        };
-        k.matmul(&w.h, rows.len(), &mut [product]);
+        let products = &mut [self.output.product(&mut w.logits)];
+        k.norm_matmul(&w.y, (&self.norm, hyper.eps), rows.len(), &mut w.h, products);
         if let Some(cap) = hyper.logit_softcap {
             k.softcap(&mut w.logits, cap, rows.len() * hyper.vocabulary);
         }

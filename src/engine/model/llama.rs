@@ -65,18 +65,13 @@ impl<M, V> Llama<M, V> {
         k.angles(&step.positions, &self.frequencies, &mut w.angles);
         for (index, layer) in self.layers.iter().enumerate() {
             // Attention. h: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
-            k.norm(&w.x, &layer.attention_norm, hyper.eps, rows, &mut w.h);
-            let heads = &layer.heads;
-            k.matmul(
-                &w.h,
-                rows,
-                &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)],
-            );
+            let (heads, norm) = (&layer.heads, (&layer.attention_norm, hyper.eps));
+            let products = &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)];
+            k.norm_matmul(&w.x, norm, rows, &mut w.h, products);
             let rotation =
                 |heads| Rotation { heads, size: hyper.head, pairs: Pairs::Adjacent, norm: None, angles: &w.angles };
-            k.rotate(&mut w.q, rows, &rotation(hyper.heads));
-            k.rotate(&mut w.k, rows, &rotation(hyper.kv_heads));
-            k.store(&w.k, &w.v, step, index, cache);
+            let rotations = [&rotation(hyper.heads), &rotation(hyper.kv_heads)];
+            k.rotate_store([&mut w.q, &mut w.k, &mut w.v], rotations, step, index, cache);
             let attention = Attention {
                 heads: hyper.heads,
                 scale: hyper.attention_scale,
@@ -84,16 +79,13 @@ impl<M, V> Llama<M, V> {
                 softcap: hyper.attention_softcap,
             };
             k.attend(&w.q, cache, index, step, &attention, &mut w.a);
-            k.matmul(&w.a, rows, &mut [heads.o.product(&mut w.y)]);
-            k.add(&mut w.x, &w.y, rows * hyper.width);
+            k.matmul_add(&w.a, rows, heads.o.product(&mut w.y), rows * hyper.width, &mut w.x);
 
             // Feed-forward. h, y: [rows, width]; gate, up: [rows, hidden]
-            k.norm(&w.x, &layer.feed_forward_norm, hyper.eps, rows, &mut w.h);
-            let feed_forward = &layer.feed_forward;
-            k.matmul(&w.h, rows, &mut [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)]);
-            k.gate(Gate::Silu, &mut w.gate, &w.up, rows * hyper.hidden);
-            k.matmul(&w.gate, rows, &mut [feed_forward.down.product(&mut w.y)]);
-            k.add(&mut w.x, &w.y, rows * hyper.width);
+            let (feed_forward, norm) = (&layer.feed_forward, (&layer.feed_forward_norm, hyper.eps));
+            let products = [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)];
+            k.norm_gate(&w.x, norm, rows, &mut w.h, Gate::Silu, products, rows * hyper.hidden);
+            k.matmul_add(&w.gate, rows, feed_forward.down.product(&mut w.y), rows * hyper.width, &mut w.x);
         }
     }
 }

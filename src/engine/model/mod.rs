@@ -25,8 +25,9 @@ pub(super) use workspace::WorkspaceBytes;
 use super::Error;
 use super::gguf::Gguf;
 use super::kernels::cpu::{Cpu, physical_cores};
+use super::kernels::cuda::Cuda;
 use super::kernels::{CacheShape, Kernels, Step};
-use super::kv_cache::KvCache;
+use super::kv_cache::{self, Held, KvCache};
 use gemma::Gemma3;
 use layers::Ends;
 use llama::Llama;
@@ -35,20 +36,43 @@ use source::{Loader, Source};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Where a model is computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// On the processor.
+    #[default]
+    Cpu,
+    /// On the NVIDIA card of this number.
+    Cuda(usize),
+}
+
 /// How a model is run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Threads to compute with; as many as there are physical cores unless said.
+    /// Where.
+    pub device: Device,
+    /// Threads to compute with on the processor; as many as there are physical cores unless said.
     pub threads: Option<usize>,
 }
 
 /// A model that answers.
 pub struct Model {
     hyper: Hyper,
-    network: Network<<Cpu as Kernels>::Matrix, <Cpu as Kernels>::Buffer>,
-    kernels: Cpu,
+    loaded: Loaded,
     /// By which caches know whose they are.
     id: u64,
+}
+
+/// A model on one of the devices.
+enum Loaded {
+    Cpu(Box<On<Cpu>>),
+    Cuda(Box<On<Cuda>>),
+}
+
+/// A model on a device.
+struct On<K: Kernels> {
+    kernels: K,
+    network: Network<K::Matrix, K::Buffer>,
 }
 
 /// The weights of one of the architectures.
@@ -95,18 +119,23 @@ impl<M, V> Network<M, V> {
 }
 
 impl Model {
-    /// Loads the model of a file. Its weights stay mapped; they are read once, so that they are in memory.
+    /// Loads the model of a file. On a processor its weights stay mapped; they are read once, so that they are in memory.
     ///
     /// # Errors
     /// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
     pub fn load(gguf: Arc<Gguf>, options: Options) -> Result<Model, Error> {
         let hyper = Hyper::of(&gguf)?;
         check(&gguf, &hyper)?;
-        let kernels = Cpu::new(options.threads.unwrap_or_else(physical_cores));
-        let network = Network::load(&mut Loader::new(&gguf, &kernels), &hyper)?;
-        warm(&gguf, &kernels);
+        let loaded = match options.device {
+            Device::Cpu => {
+                let on = On::load(&gguf, &hyper, Cpu::new(options.threads.unwrap_or_else(physical_cores)))?;
+                warm(&gguf, &on.kernels);
+                Loaded::Cpu(Box::new(on))
+            }
+            Device::Cuda(ordinal) => Loaded::Cuda(Box::new(On::load(&gguf, &hyper, Cuda::new(ordinal)?)?)),
+        };
         static MODELS: AtomicU64 = AtomicU64::new(0);
-        Ok(Model { hyper, network, kernels, id: MODELS.fetch_add(1, Ordering::Relaxed) })
+        Ok(Model { hyper, loaded, id: MODELS.fetch_add(1, Ordering::Relaxed) })
     }
 
     /// The figures of its shape.
@@ -114,9 +143,12 @@ impl Model {
         &self.hyper
     }
 
-    /// Threads that it computes with.
+    /// Threads of the processor that it computes with.
     pub fn threads(&self) -> usize {
-        self.kernels.pool().threads()
+        match &self.loaded {
+            Loaded::Cpu(on) => on.kernels.pool().threads(),
+            Loaded::Cuda(_) => 1,
+        }
     }
 
     /// An empty cache for `slots` conversations of `context` tokens each.
@@ -128,9 +160,12 @@ impl Model {
             return Err(Error::Request("a cache needs at least one slot, and a context of at least one token".into()));
         }
         let Hyper { layers, kv_heads: heads, head: size, .. } = self.hyper;
-        let memory = self.kernels.cache(CacheShape { layers, slots, context, heads, size })?;
-        let workspace = Workspace::new(&self.kernels, &self.hyper, slots, context)?;
-        Ok(KvCache::new(memory, workspace, self.id))
+        let shape = CacheShape { layers, slots, context, heads, size };
+        let held = match &self.loaded {
+            Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, shape)?)),
+            Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, shape)?)),
+        };
+        Ok(KvCache::new(held, self.id, slots, context))
     }
 
     /// Takes a batch through the model: its tokens are added to the cache, and the logits that it wants come back.
@@ -150,22 +185,54 @@ impl Model {
         }
         let lengths = cache.extended(entries)?;
 
-        let wanted = entries.iter().filter(|entry| entry.wants_logits).count();
-        let mut logits = Vec::with_capacity(wanted * vocabulary);
-        for entries in entries.chunks(cache.workspace.rows) {
-            let step = step(entries);
-            let w = &mut cache.workspace;
-            self.network.forward(&self.kernels, &self.hyper, &step, &mut cache.memory, w);
-            for rows in step.wanted.chunks(w.logit_rows) {
-                self.network.ends().logits(&self.kernels, &self.hyper, rows, w);
-                logits.extend(self.kernels.download(&w.logits, rows.len() * vocabulary));
-            }
-        }
+        let logits = match (&self.loaded, &mut cache.held) {
+            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, cache.id, entries),
+            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, cache.id, entries),
+            _ => return Err(Error::Request("the cache belongs to another device".into())),
+        };
         if let Some(&value) = logits.iter().find(|value| !value.is_finite()) {
             return Err(Error::NotFinite(value));
         }
         cache.commit(lengths);
         Ok(Logits::new(logits, vocabulary))
+    }
+}
+
+impl<K: Kernels> On<K> {
+    fn load(gguf: &Arc<Gguf>, hyper: &Hyper, kernels: K) -> Result<Self, Error> {
+        let network = Network::load(&mut Loader::new(gguf, &kernels), hyper)?;
+        Ok(On { kernels, network })
+    }
+
+    fn cache(&self, hyper: &Hyper, shape: CacheShape) -> Result<kv_cache::On<K>, Error> {
+        let memory = self.kernels.cache(shape)?;
+        Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, shape.slots, shape.context)? })
+    }
+
+    /// The logits of the entries that want them, a row each.
+    fn forward(&self, hyper: &Hyper, held: &mut kv_cache::On<K>, cache: u64, entries: &[Entry]) -> Vec<f32> {
+        let On { kernels: k, network } = self;
+        let kv_cache::On { memory, workspace: w } = held;
+        let mut logits = Vec::new();
+        let mut take = |found: Vec<f32>| if logits.is_empty() { logits = found } else { logits.extend(found) };
+        for entries in entries.chunks(w.rows) {
+            let step = step(entries);
+            let (first, others) = step.wanted.split_at(step.wanted.len().min(w.logit_rows));
+            k.pass(&step, cache, || {
+                network.forward(k, hyper, &step, memory, w);
+                if !first.is_empty() {
+                    network.ends().logits(k, hyper, first, w);
+                }
+            });
+            if !first.is_empty() {
+                take(k.download(&w.logits, first.len() * hyper.vocabulary));
+            }
+            for rows in others.chunks(w.logit_rows) {
+                network.ends().logits(k, hyper, rows, w);
+                take(k.download(&w.logits, rows.len() * hyper.vocabulary));
+            }
+        }
+        logits
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::engine::Error;
 use crate::engine::gguf::{Gguf, Header, Kind, Tensor};
-use crate::engine::kernels::Kernels;
+use crate::engine::kernels::{Kernels, Weights};
 use crate::engine::quant::Format;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,6 +40,14 @@ pub trait Source {
     /// When it is missing or unfit.
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Self::Matrix, Error> {
         self.find_matrix(name, rows, cols)?.ok_or_else(|| missing(name, &[cols, rows]))
+    }
+
+    /// The table of embeddings of this name.
+    ///
+    /// # Errors
+    /// When it is missing or unfit.
+    fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<Self::Matrix, Error> {
+        self.matrix(name, rows, cols)
     }
 
     /// The vector of this name.
@@ -173,6 +181,14 @@ impl<'a, K: Kernels> Loader<'a, K> {
     pub fn new(gguf: &'a Arc<Gguf>, kernels: &'a K) -> Self {
         Loader { gguf, table: Table::new(gguf), kernels }
     }
+
+    fn find(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<(Weights, Format)>, Error> {
+        let found = self.table.find(name, &[cols, rows])?;
+        Ok(found.map(|(tensor, format)| {
+            let weights: Weights = Arc::new(Bytes { gguf: self.gguf.clone(), tensor: tensor.clone() });
+            (weights, format)
+        }))
+    }
 }
 
 impl<K: Kernels> Source for Loader<'_, K> {
@@ -180,9 +196,13 @@ impl<K: Kernels> Source for Loader<'_, K> {
     type Vector = K::Buffer;
 
     fn find_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<K::Matrix>, Error> {
-        let Some((tensor, format)) = self.table.find(name, &[cols, rows])? else { return Ok(None) };
-        let weights = Arc::new(Bytes { gguf: self.gguf.clone(), tensor: tensor.clone() });
+        let Some((weights, format)) = self.find(name, rows, cols)? else { return Ok(None) };
         Ok(Some(self.kernels.matrix(weights, format, rows, cols)?))
+    }
+
+    fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<K::Matrix, Error> {
+        let (weights, format) = self.find(name, rows, cols)?.ok_or_else(|| missing(name, &[cols, rows]))?;
+        Ok(self.kernels.table(weights, format, rows, cols)?)
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<K::Buffer>, Error> {

@@ -3,10 +3,11 @@ use crate::engine::Error;
 use crate::engine::kernels::Kernels;
 use crate::engine::kernels::cpu::Cpu;
 
-/// Tokens of a step at most; a longer batch goes through in several. Enough that reading the weights is amortised.
+/// Tokens of a step at most on a processor; a longer batch goes through in several.
 pub const ROWS: usize = 256;
 
-/// The buffers of a forward pass. Lengths are those of [`ROWS`] rows, or of fewer where a cache holds fewer tokens.
+/// The buffers of a forward pass. Lengths are those of as many rows as the device takes at once, or of fewer where a cache
+/// holds fewer tokens.
 pub struct Workspace<K: Kernels> {
     /// The residual stream. [rows, width]
     pub x: K::Buffer,
@@ -44,7 +45,7 @@ impl<K: Kernels> Workspace<K> {
     /// # Errors
     /// When the memory is not to be had.
     pub fn new(kernels: &K, hyper: &Hyper, slots: usize, context: usize) -> Result<Self, Error> {
-        let lengths = Lengths::new(slots, context);
+        let lengths = Lengths::new(kernels.rows_at_once(), slots, context);
         let rows = |len: usize| kernels.buffer(lengths.rows * len);
         Ok(Workspace {
             x: rows(hyper.width)?,
@@ -72,8 +73,8 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn new(slots: usize, context: usize) -> Lengths {
-        let rows = ROWS.min(slots.saturating_mul(context)).max(1);
+    fn new(at_once: usize, slots: usize, context: usize) -> Lengths {
+        let rows = at_once.min(slots.saturating_mul(context)).max(1);
         Lengths { rows, logit_rows: slots.clamp(1, rows) }
     }
 }
@@ -96,7 +97,7 @@ impl WorkspaceBytes {
 
     /// With a cache of so many slots.
     pub fn total(&self, slots: usize, context: usize) -> u64 {
-        let Lengths { rows, logit_rows } = Lengths::new(slots, context);
+        let Lengths { rows, logit_rows } = Lengths::new(ROWS, slots, context);
         rows as u64 * self.row + logit_rows as u64 * self.logit_row
     }
 }

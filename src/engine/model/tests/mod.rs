@@ -1,3 +1,4 @@
+mod cuda;
 mod real;
 mod refusals;
 mod tiny;
@@ -13,7 +14,7 @@ const EXACT: f64 = 1e-6;
 const TOKENS: [u32; 20] = [3, 14, 15, 9, 2, 6, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 3, 0, 49];
 
 fn load(tiny: &Tiny) -> Model {
-    Model::load(tiny.gguf(), Options { threads: Some(2) }).unwrap()
+    Model::load(tiny.gguf(), Options { threads: Some(2), ..Options::default() }).unwrap()
 }
 
 /// The logits after each token, when they come in pieces of `piece`.
@@ -34,12 +35,12 @@ fn logits(model: &Model, cache: &mut KvCache, slot: usize, tokens: &[u32], piece
 fn check(tiny: &Tiny, error: f64) {
     let gguf = tiny.gguf();
     let expected = tiny.reference(&gguf, &TOKENS).concat();
-    let model = Model::load(gguf.clone(), Options { threads: Some(2) }).unwrap();
+    let model = Model::load(gguf.clone(), Options { threads: Some(2), ..Options::default() }).unwrap();
     let found = logits(&model, &mut model.cache(2, 32).unwrap(), 1, &TOKENS, TOKENS.len());
     let nmse = nmse(&found, &expected);
     assert!(nmse < error, "{tiny:?}: nmse {nmse}");
     for (piece, threads) in [(1, 1), (3, 2), (8, 3)] {
-        let model = Model::load(gguf.clone(), Options { threads: Some(threads) }).unwrap();
+        let model = Model::load(gguf.clone(), Options { threads: Some(threads), ..Options::default() }).unwrap();
         let mut cache = model.cache(2, 32).unwrap();
         assert_eq!(logits(&model, &mut cache, 1, &TOKENS, piece), found, "{tiny:?} in pieces of {piece}");
     }

@@ -8,7 +8,9 @@ use crate::engine::quant::Format;
 
 fn refused(writer: &Writer, words: &str) {
     let gguf = open(writer);
-    let Err(error) = Model::load(gguf.clone(), Options { threads: Some(1) }) else { panic!("loaded: {words}") };
+    let Err(error) = Model::load(gguf.clone(), Options { threads: Some(1), ..Options::default() }) else {
+        panic!("loaded: {words}")
+    };
     assert!(error.to_string().contains(words), "{error}");
     // The header alone tells the same.
     let footprint = Footprint::of(&gguf);
@@ -164,7 +166,7 @@ fn weights_that_are_no_numbers_are_told() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let gguf = std::sync::Arc::new(crate::engine::gguf::Gguf::open(file.path()).unwrap());
-    let model = Model::load(gguf, Options { threads: Some(1) }).unwrap();
+    let model = Model::load(gguf, Options { threads: Some(1), ..Options::default() }).unwrap();
     let mut cache = model.cache(1, 8).unwrap();
     let mut batch = crate::engine::model::Batch::new();
     batch.push(0, 0, 0, true);

@@ -1,0 +1,117 @@
+//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [ORDINAL]`.
+//!
+//! What is timed is what a worker would wait for: from tokens to logits in the host's memory. `trace` does a prompt of 512
+//! tokens and eight more one by one, for a profiler. Tokens are random: only speed is looked at.
+
+use sovereign::engine::gguf::Gguf;
+use sovereign::engine::kv_cache::KvCache;
+use sovereign::engine::model::{Batch, Device, Model, Options};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let Some(path) = arguments.next() else {
+        println!("SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace]");
+        return Ok(());
+    };
+    let what = arguments.next().unwrap_or_else(|| "all".into());
+    let ordinal = arguments.next().map_or(Ok(0), |ordinal| ordinal.parse())?;
+
+    let begun = Instant::now();
+    let gguf = Arc::new(Gguf::open(Path::new(&path))?);
+    let model = Model::load(gguf, Options { device: Device::Cuda(ordinal), ..Options::default() })?;
+    println!("loaded in {:.2} s", begun.elapsed().as_secs_f64());
+    let wants = |name| what == "all" || what == name;
+    let mut bench = Bench { model, random: 1 };
+
+    if wants("decode") {
+        for depth in [0, 512, 8192, 16384] {
+            let time = bench.decode(1, depth, 128)?;
+            println!("decode, 1 stream at {depth:5}: {:7.1} t/s ({:.3} ms)", per_second(1, time), milliseconds(time));
+        }
+    }
+    if wants("batch") {
+        for streams in [1, 2, 4, 8, 16, 32] {
+            let time = bench.decode(streams, 512, 64)?;
+            let total = per_second(streams, time);
+            println!("decode, {streams:2} streams at 512: {total:7.1} t/s ({:.3} ms)", milliseconds(time));
+        }
+    }
+    if wants("prefill") {
+        for tokens in [64, 128, 256, 512, 1024, 2048, 8192] {
+            let mut cache = bench.model.cache(1, tokens)?;
+            bench.prompt(&mut cache, 0, tokens)?;
+            let mut times = Vec::new();
+            for _ in 0..3 {
+                cache.truncate(0, 0);
+                let begun = Instant::now();
+                bench.prompt(&mut cache, 0, tokens)?;
+                times.push(begun.elapsed());
+            }
+            let time = median(times);
+            println!("prefill {tokens:4}: {:8.0} t/s ({:.2} ms)", per_second(tokens, time), milliseconds(time));
+        }
+    }
+    if what == "trace" {
+        bench.decode(1, 512, 8)?;
+    }
+    Ok(())
+}
+
+struct Bench {
+    model: Model,
+    random: u64,
+}
+
+impl Bench {
+    fn token(&mut self) -> u32 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) as u32 % self.model.hyper().vocabulary as u32
+    }
+
+    fn prompt(&mut self, cache: &mut KvCache, slot: usize, tokens: usize) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        for position in 0..tokens {
+            batch.push(self.token(), slot, position, position + 1 == tokens);
+        }
+        self.model.forward(cache, &batch)?;
+        Ok(())
+    }
+
+    /// The median time of a step of `streams` conversations of `depth` tokens.
+    fn decode(&mut self, streams: usize, depth: usize, steps: usize) -> Result<Duration, Error> {
+        let mut cache = self.model.cache(streams, depth + steps + 8)?;
+        for slot in 0..streams {
+            self.prompt(&mut cache, slot, depth)?;
+        }
+        let mut times = Vec::new();
+        for step in 0..steps + 8 {
+            let mut batch = Batch::new();
+            for slot in 0..streams {
+                batch.push(self.token(), slot, depth + step, true);
+            }
+            let begun = Instant::now();
+            self.model.forward(&mut cache, &batch)?;
+            times.push(begun.elapsed());
+        }
+        // The first ones are queued kernel by kernel, then recorded.
+        Ok(median(times.split_off(8.min(steps))))
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn per_second(tokens: usize, time: Duration) -> f64 {
+    tokens as f64 / time.as_secs_f64()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

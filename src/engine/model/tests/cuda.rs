@@ -1,0 +1,74 @@
+//! Whole models on an NVIDIA card against the plain computation. Without a card they say so and pass.
+
+use super::*;
+use crate::engine::kernels::cuda::tests::cuda;
+
+/// Activations are rounded to halves, keys and values too; that is all, layer after layer. Rounding to 8 bits, as a
+/// processor does, is allowed 3e-3.
+const HALVES: f64 = 1e-4;
+
+fn load_there(tiny: &Tiny) -> Model {
+    Model::load(tiny.gguf(), Options { device: Device::Cuda(0), ..Options::default() }).unwrap()
+}
+
+fn check_there(tiny: &Tiny) {
+    if cuda().is_none() {
+        return;
+    }
+    let expected = tiny.reference(&tiny.gguf(), &TOKENS).concat();
+    let model = load_there(tiny);
+    for piece in [1, 3, 8, 20] {
+        let mut cache = model.cache(2, 32).unwrap();
+        // Passes of one token are recorded at the second and repeated from then on.
+        for slot in [1, 0] {
+            let found = logits(&model, &mut cache, slot, &TOKENS, piece);
+            let nmse = nmse(&found, &expected);
+            assert!(nmse < HALVES, "{tiny:?} in pieces of {piece}: nmse {nmse}");
+        }
+    }
+}
+
+#[test]
+fn architectures() {
+    for architecture in ["llama", "qwen2", "gemma3"] {
+        let tiny = Tiny::new(architecture);
+        check_there(&tiny);
+        check_there(&Tiny { tied: !tiny.tied, kv_heads: 1, ..tiny.clone() });
+        check_there(&Tiny { head: 64, width: 256, hidden: 512, heads: 8, ..tiny.clone() });
+        check_there(&Tiny { head: 128, width: 256, hidden: 512, linear: Some(4.0), ..tiny.clone() });
+        // Qwen's have no windows.
+        let window = if architecture == "qwen2" { None } else { Some(6) };
+        check_there(&Tiny { head: 256, width: 256, hidden: 512, softcap: Some(3.0), window, ..tiny });
+    }
+}
+
+#[test]
+fn formats() {
+    for format in Format::ALL {
+        check_there(&Tiny { format, width: 256, head: 64, hidden: 512, ..Tiny::new("qwen2") });
+    }
+}
+
+#[test]
+fn repeated_passes_of_several_conversations() {
+    if cuda().is_none() {
+        return;
+    }
+    let tiny = Tiny { format: Format::Q4K, width: 256, head: 64, hidden: 512, ..Tiny::new("llama") };
+    let expected = tiny.reference(&tiny.gguf(), &TOKENS);
+    let model = load_there(&tiny);
+    let (mut cache, mut other) = (model.cache(4, 32).unwrap(), model.cache(4, 32).unwrap());
+    for (position, &token) in TOKENS.iter().enumerate() {
+        for cache in [&mut cache, &mut other] {
+            let mut batch = Batch::new();
+            for slot in [2, 0, 3] {
+                batch.push(token, slot, position, slot != 0);
+            }
+            let found = model.forward(cache, &batch).unwrap();
+            for row in 0..2 {
+                let nmse = nmse(found.row(row), &expected[position]);
+                assert!(nmse < HALVES, "row {row} at {position}: nmse {nmse}");
+            }
+        }
+    }
+}
