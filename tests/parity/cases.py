@@ -1,6 +1,7 @@
 """What is compared: texts to cut into tokens, and prompts to go on with."""
 
 import random
+import unicodedata
 
 MODELS = {
     "gemma": "gemma-3-270m-q4_k_m.gguf",
@@ -111,7 +112,9 @@ def random_texts(seed, count):
             elif kind < 0.9:
                 text += "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(1, 5)))
             else:
-                text += chr(rng.choice([rng.randint(0xA0, 0x2FFF), rng.randint(0x3000, 0xD7FF), rng.randint(0x10000, 0x1FFFF)]))
+                char = chr(rng.choice([rng.randint(0xA0, 0x2FFF), rng.randint(0x3000, 0xD7FF), rng.randint(0x10000, 0x1FFFF)]))
+                # What a newer Unicode calls a letter is unassigned in an older one's tables, and cut otherwise.
+                text += char if unicodedata.category(char) != "Cn" else ""
         texts.append(text)
     return texts
 

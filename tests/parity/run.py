@@ -19,7 +19,7 @@ ANSWER = 24
 TOP = 5
 # Of log-probabilities: root of the mean square, the greatest among tokens of 5% and more, and the margin within which
 # choices may differ. On these files llama.cpp itself is about as far from the same weights in floats.
-TOLERANCE = {"gemma": (0.25, 0.9, 0.6), "qwen": (0.15, 0.6, 0.4)}
+TOLERANCE = {"gemma": (0.25, 1.2, 0.6), "qwen": (0.15, 0.6, 0.4)}
 LIKELY = -3
 
 
@@ -50,7 +50,7 @@ def compare_tokens(worker, oracle):
             ours = worker.post("/tokenize", content=text, parse_special=special, add_special=False)["tokens"]
             if ours != theirs:
                 yield f"tokens of {text!r} (special: {special}): {ours} instead of {theirs}"
-    print(f"  {len(texts)} texts: tokens compared")
+    print(f"  {len(texts)} texts: tokens compared", flush=True)
 
 
 def spelled(text):
@@ -101,21 +101,23 @@ def compare_answers(worker, oracle, prompts, tolerance):
             if row.max() - end > margin_limit:
                 yield f"{prompt!r}: ended, which is {row.max() - end:.3f} less probable than llama.cpp's best"
     rms = float(numpy.sqrt(numpy.mean(numpy.square(errors))))
-    print(f"  {len(prompts)} prompts, {steps} steps: {flips} other choices; {len(errors)} log-probabilities differ by {rms:.3f} (rms), {max(map(abs, errors)):.3f} at most")
+    print(f"  {len(prompts)} prompts, {steps} steps: {flips} other choices; {len(errors)} log-probabilities differ by {rms:.3f} (rms), {max(map(abs, errors)):.3f} at most", flush=True)
     if rms > rms_limit:
         yield f"log-probabilities differ by {rms:.3f} (rms), at most {rms_limit} was expected"
 
 
 def main():
     binary, folder = sys.argv[1:3]
-    failures = []
+    failures = 0
     for name, file in MODELS.items():
-        print(name)
+        print(name, flush=True)
         worker, oracle = Worker(binary, Path(folder) / file), Oracle(Path(folder) / file)
-        failures += compare_tokens(worker, oracle)
-        failures += compare_answers(worker, oracle, PROMPTS[name], TOLERANCE[name])
+        for compared in compare_tokens(worker, oracle), compare_answers(worker, oracle, PROMPTS[name], TOLERANCE[name]):
+            for failure in compared:
+                failures += 1
+                print(f"  FAILED {failure}", flush=True)
         worker.stop()
-    print("\n".join(failures))
+    print(f"{failures} failures")
     sys.exit(1 if failures else 0)
 
 
