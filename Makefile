@@ -24,7 +24,7 @@ help: ## This list
 
 .PHONY: tools
 tools: ## What a build needs, from Debian's packages
-	scripts/apt.sh gcc:gcc make:make curl:curl python3:python3 npm:npm
+	scripts/apt.sh gcc:gcc /usr/include/stdio.h:libc6-dev make:make curl:curl python3:python3 npm:npm
 
 .PHONY: assets
 assets: static/node_modules/.stamp ## Third-party scripts and styles, from the lock file

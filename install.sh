@@ -33,7 +33,7 @@ say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
 # --- what a build needs ------------------------------------------------------------------------------------------
 
-scripts/apt.sh gcc:gcc make:make curl:curl python3:python3 npm:npm
+scripts/apt.sh gcc:gcc /usr/include/stdio.h:libc6-dev make:make curl:curl python3:python3 npm:npm
 python3 -m pip --version >/dev/null 2>&1 || scripts/apt.sh no-such-program:python3-pip
 
 PATH="$HOME/.cargo/bin:$PATH"

@@ -1,10 +1,14 @@
 #!/bin/sh
-# Installs Debian packages whose program is missing: apt.sh PROGRAM:PACKAGE ...
+# Installs Debian packages whose program is missing: apt.sh PROGRAM:PACKAGE ... A path stands for a file instead.
 # As root, or through sudo. Asks for nothing where everything is there.
 set -eu
 missing=
 for pair in "$@"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    wanted=${pair%%:*}
+    case $wanted in
+        /*) [ -e "$wanted" ] ;;
+        *) PATH="$PATH:/usr/sbin:/sbin" command -v "$wanted" >/dev/null 2>&1 ;;
+    esac || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
