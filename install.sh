@@ -78,7 +78,7 @@ until ask status >/dev/null 2>&1; do
     sleep 0.1
 done
 model=qwen2.5-coder-1.5b-instruct
-if ask model list | grep -q "^$model "; then
+if ask model list 2>/dev/null | grep -q "^$model "; then
     say "Ready. Talk to it: $sovereign chat --state $state"
 else
     say "Fetching $model (1.1 GB, once)"

@@ -19,6 +19,7 @@ if [ "${2:-}" != inside ]; then
 fi
 
 mount --make-rprivate /
+mount -t proc proc /proc
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mkdir -p "$root/opt/rust"
@@ -56,6 +57,12 @@ run() {
     echo "--- ./install.sh --try: $(($(date +%s) - began)) s, $1"
 }
 
+stop() {
+    # A background job of a script does not hear Ctrl-C.
+    kill -TERM "$(pgrep -f "^/bin/sh ./install.sh --try --port $port" | head -n 1)"
+    wait $daemon || true
+}
+
 run "the first time"
 cat "$root/tmp/try.log"
 echo "--- a chat by curl"
@@ -63,8 +70,6 @@ as_owner curl --silent --show-error --fail "http://127.0.0.1:$port/v1/chat/compl
     "model": "qwen2.5-coder-1.5b-instruct", "max_tokens": 60, "temperature": 0,
     "messages": [{"role": "user", "content": "What is a NAS? Answer in one sentence."}]}'
 echo
-kill -INT -- "$(pgrep -f "install.sh --try --port $port" | head -n 1)"
-wait $daemon || true
+stop
 run "the second time"
-kill -INT -- "$(pgrep -f "install.sh --try --port $port" | head -n 1)"
-wait $daemon || true
+stop
