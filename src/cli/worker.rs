@@ -2,8 +2,7 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::engine::model::Device;
-use crate::worker::{self, Listener, Options, Tie};
+use crate::worker::{self, Device, Listener, Options, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;

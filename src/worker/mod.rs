@@ -13,6 +13,7 @@ pub mod openai;
 mod tie;
 mod tokens;
 
+pub use crate::engine::model::Device;
 pub use listen::Listener;
 pub use tie::Tie;
 
