@@ -69,7 +69,7 @@ lint: assets
 parity: build models ## Tokens, answers and log-probabilities against llama.cpp (which takes ten minutes to build, once)
 	scripts/venv.sh "$(SOVEREIGN_PARITY)-venv" tests/parity/requirements.txt
 	tests/parity/source.sh "$(SOVEREIGN_PARITY)-source" "$(SOVEREIGN_PARITY)-venv/bin/python"
-	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)"
+	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)" "$(SOVEREIGN_PARITY)-floats"
 	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
 
 .PHONY: test-cuda

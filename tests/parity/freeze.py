@@ -1,11 +1,15 @@
-"""Writes what llama.cpp says into tests/fixtures/parity, for the tests that run without it: freeze.py MODELS_FOLDER"""
+"""Writes what llama.cpp says into tests/fixtures/parity, for the tests that run without it:
+freeze.py MODELS_FOLDER FLOATS_FOLDER
+
+Answers are those with the weights as floats; `noise` is how far llama.cpp's quantised run is from them.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 from cases import MODELS, PROMPTS, TEXTS, random_texts
-from oracle import Oracle, best
+from oracle import Oracle, best, rms, with_floats
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "parity"
 ANSWER = 12
@@ -20,20 +24,22 @@ def texts(oracle):
     return rows
 
 
-def answers(oracle, prompts):
-    rows = []
+def answers(oracle, floats, prompts):
+    rows, errors = [], []
     for prompt in prompts:
         tokens = oracle.tokens(prompt, special=True, add_bos=True)
         steps = []
         answer = []
         while len(answer) < ANSWER:
-            top = best(oracle.row(tokens + answer), TOP)
+            peer, judge = oracle.row(tokens + answer), floats.row(tokens + answer)
+            top = best(judge, TOP)
+            errors += [peer[token] - logprob for token, logprob in top]
             steps.append([[token, round(logprob, 4)] for token, logprob in top])
             answer.append(top[0][0])
             if oracle.is_end(answer[-1]):
                 break
         rows.append({"prompt": prompt, "tokens": tokens, "steps": steps})
-    return rows
+    return rows, rms(errors)
 
 
 def lines(rows):
@@ -41,8 +47,10 @@ def lines(rows):
 
 
 for name, file in MODELS.items():
-    oracle = Oracle(Path(sys.argv[1]) / file)
-    content = f'{{"texts": {lines(texts(oracle))},\n"answers": {lines(answers(oracle, PROMPTS[name]))}}}\n'
+    path = Path(sys.argv[1]) / file
+    oracle, floats = Oracle(path), Oracle(with_floats(path, sys.argv[2]))
+    rows, noise = answers(oracle, floats, PROMPTS[name])
+    content = f'{{"texts": {lines(texts(oracle))},\n"noise": {noise:.4f},\n"answers": {lines(rows)}}}\n'
     json.loads(content)
     (FIXTURES / f"{name}.json").write_text(content)
-    print(f"{name}: {len(content)} bytes")
+    print(f"{name}: {len(content)} bytes, noise {noise:.4f}")

@@ -1,9 +1,45 @@
-"""llama.cpp as the oracle: its tokens, and its log-probabilities."""
+"""llama.cpp as the oracle: its tokens, and its log-probabilities.
+
+Both engines round activations to 8 bits before they multiply quantised weights, and no two round alike: the judge of both
+is llama.cpp with the same weights as floats, where nothing is rounded.
+"""
 
 import ctypes
+import os
+from pathlib import Path
+
+# On a machine that is busy, threads that spin while they wait for each other keep each other from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import llama_cpp
 import numpy
+
+# How far ours may be from the floats, in units of llama.cpp's own distance (root of the mean square): all
+# log-probabilities together, that of any token of 5% and more, and how much less probable than the best a choice may be.
+RMS, MOST, MARGIN = 1.15, 6, 4
+LIKELY = -3
+
+
+def rms(errors):
+    """The root of the mean square."""
+    return float(numpy.sqrt(numpy.mean(numpy.square(list(errors)))))
+
+
+def with_floats(path, folder):
+    """The same model with its weights as floats, exactly those that its quantised ones stand for."""
+    target = Path(folder) / (path.stem + "-f32.gguf")
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
+        settings.allow_requantize = True
+        settings.nthread = 2
+        status = llama_cpp.llama_model_quantize(str(path).encode(), str(partial).encode(), ctypes.byref(settings))
+        if status != 0:
+            raise RuntimeError(f"llama.cpp could not write the weights of {path} as floats")
+        partial.rename(target)
+    return target
 
 
 class Oracle:
