@@ -9,16 +9,9 @@ use std::{env, fs, thread};
 
 const SOURCES: &str = "src/engine/kernels/cuda";
 
-/// NVRTC's name, and what the program knows it by. From 8.0 on there is all that the kernels need; PTX is for cards that
+/// What kernels are compiled for, by NVRTC's names. From 8.0 on there is all that the kernels need; PTX is for cards that
 /// come after.
-const TARGETS: [(&str, &str); 6] = [
-    ("sm_80", "Target::Cubin(8, 0)"),
-    ("sm_86", "Target::Cubin(8, 6)"),
-    ("sm_89", "Target::Cubin(8, 9)"),
-    ("sm_90a", "Target::Exact(9, 0)"),
-    ("sm_120a", "Target::Exact(12, 0)"),
-    ("compute_80", "Target::Ptx(8, 0)"),
-];
+const TARGETS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a", "compute_80"];
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -58,7 +51,6 @@ struct Job {
     name: String,
     source: PathBuf,
     target: &'static str,
-    known_as: &'static str,
     compiled: PathBuf,
 }
 
@@ -85,11 +77,11 @@ fn compile_all(folder: &Path) -> Result<String, Error> {
     for source in of("cu") {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = fs::read(&source)?;
-        for (target, known_as) in TARGETS.into_iter().filter(|(target, _)| wanted(target)) {
+        for target in TARGETS.into_iter().filter(|target| wanted(target)) {
             let mut hash = headers.clone();
             (&text, target, OPTIONS, folder).hash(&mut hash);
             let compiled = cache.join(format!("{name}-{target}-{:016x}", hash.finish()));
-            jobs.push(Job { name: name.clone(), source: source.clone(), target, known_as, compiled });
+            jobs.push(Job { name: name.clone(), source: source.clone(), target, compiled });
         }
     }
     let missing: Vec<&Job> = jobs.iter().filter(|job| !job.compiled.exists()).collect();
@@ -111,8 +103,8 @@ fn compile_all(folder: &Path) -> Result<String, Error> {
 
     let mut list = String::new();
     for job in &jobs {
-        let (name, target, compiled) = (&job.name, job.known_as, &job.compiled);
-        list += &format!("\n    Image {{ name: {name:?}, target: {target}, bytes: include_bytes!({compiled:?}) }},");
+        let Job { name, target, compiled, .. } = job;
+        list += &format!("\n    Image {{ name: {name:?}, target: {target:?}, bytes: include_bytes!({compiled:?}) }},");
     }
     Ok(list)
 }

@@ -1,39 +1,41 @@
 //! The compiled kernels, as `build.rs` left them.
 
-use std::fmt;
-
 /// The kernels of a source file, compiled.
 pub struct Image {
     /// The source's name.
     pub name: &'static str,
-    /// What they are for.
-    pub target: Target,
+    /// What they are for, by the compiler's name.
+    pub target: &'static str,
     /// A cubin, or PTX with a zero at its end.
     pub bytes: &'static [u8],
 }
 
 /// What kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Compute capabilities with the same number before the point and at least this one behind it.
+enum Target {
+    /// Compute capabilities with the same number before the point and at least this one behind it: `sm_86`.
     Cubin(i32, i32),
-    /// This compute capability alone, with what only it can do.
+    /// This compute capability alone, with what only it can do: `sm_90a`.
     Exact(i32, i32),
-    /// This compute capability and all later ones; the driver translates.
+    /// This compute capability and all later ones; the driver translates: `compute_80`.
     Ptx(i32, i32),
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Cubin(major, minor) => write!(f, "sm_{major}{minor}"),
-            Target::Exact(major, minor) => write!(f, "sm_{major}{minor}a"),
-            Target::Ptx(major, minor) => write!(f, "compute_{major}{minor}"),
+impl Target {
+    /// The target of this name.
+    fn parse(name: &str) -> Option<Target> {
+        // The last digit stands behind the point.
+        let capability = |digits: &str| digits.parse().ok().map(|number: i32| (number / 10, number % 10));
+        if let Some(digits) = name.strip_prefix("compute_") {
+            return capability(digits).map(|(major, minor)| Target::Ptx(major, minor));
+        }
+        let digits = name.strip_prefix("sm_")?;
+        match digits.strip_suffix('a') {
+            Some(digits) => capability(digits).map(|(major, minor)| Target::Exact(major, minor)),
+            None => capability(digits).map(|(major, minor)| Target::Cubin(major, minor)),
         }
     }
-}
 
-impl Target {
     /// How well this suits a card; nothing if it doesn't run there.
     fn fit(self, card: (i32, i32)) -> Option<(u8, i32)> {
         match self {
@@ -46,10 +48,15 @@ impl Target {
 
 include!(concat!(env!("OUT_DIR"), "/cuda_images.rs"));
 
+/// How well an image of this target suits a card; nothing if it doesn't run there.
+fn fit(target: &str, card: (i32, i32)) -> Option<(u8, i32)> {
+    Target::parse(target)?.fit(card)
+}
+
 /// The images that suit a card best.
 pub fn select(card: (i32, i32)) -> Option<Vec<&'static Image>> {
-    let best = IMAGES.iter().filter_map(|image| image.target.fit(card)).max()?;
-    Some(IMAGES.iter().filter(|image| image.target.fit(card) == Some(best)).collect())
+    let best = IMAGES.iter().filter_map(|image| fit(image.target, card)).max()?;
+    Some(IMAGES.iter().filter(|image| fit(image.target, card) == Some(best)).collect())
 }
 
 #[cfg(test)]
@@ -57,17 +64,10 @@ mod tests {
     use super::*;
 
     fn check(card: (i32, i32), expected: Option<&str>) {
-        const TARGETS: [Target; 6] = [
-            Target::Cubin(8, 0),
-            Target::Cubin(8, 6),
-            Target::Cubin(8, 9),
-            Target::Exact(9, 0),
-            Target::Exact(12, 0),
-            Target::Ptx(8, 0),
-        ];
+        const TARGETS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120a", "compute_80"];
         let best =
-            TARGETS.into_iter().filter(|target| target.fit(card).is_some()).max_by_key(|target| target.fit(card));
-        assert_eq!(best.map(|target| target.to_string()).as_deref(), expected, "{card:?}");
+            TARGETS.into_iter().filter(|target| fit(target, card).is_some()).max_by_key(|target| fit(target, card));
+        assert_eq!(best, expected, "{card:?}");
     }
 
     #[test]
