@@ -8,7 +8,8 @@
 //! - [`stacks`]: compose files, applied to Docker.
 //! - [`placement`]: who holds the card. Pure decisions in `plan`, effects in `task`.
 //! - [`runtime`]: what can hold it: native workers now, containers later.
-//! - [`worker`]: the process that serves one model over the engine. [`docker`]: the only user of bollard.
+//! - [`worker`]: the process that serves one model over the engine. [`docker`]: the only user of bollard. [`bench`]: what
+//!   the engine can do here, measured.
 //! - [`models`]: what can be served: catalogue, registry, downloads, footprint arithmetic.
 //! - [`egress`]: the only way out of the house.
 //! - [`auth`]: what proves who somebody is.
@@ -18,6 +19,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;

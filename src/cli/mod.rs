@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand, dispatched by one `match`.
 
+mod bench;
 mod chat;
 mod client;
 mod doctor;
+mod eval;
 mod key;
 mod model;
 mod serve;
@@ -49,6 +51,8 @@ enum Command {
     Chat(chat::Chat),
     Doctor(doctor::Doctor),
     Key(key::Key),
+    Bench(bench::Bench),
+    Eval(eval::Eval),
 }
 
 impl Cli {
@@ -67,6 +71,8 @@ impl Cli {
             Command::Chat(command) => command.run(&global),
             Command::Doctor(command) => command.run(&global),
             Command::Key(command) => command.run(&global),
+            Command::Bench(command) => command.run(),
+            Command::Eval(command) => command.run(),
         }
     }
 }

@@ -96,7 +96,7 @@ impl Worker {
 }
 
 /// The device that a name stands for.
-fn device(name: &str) -> Result<Device, String> {
+pub(super) fn device(name: &str) -> Result<Device, String> {
     let ordinal = match name {
         "cpu" => return Ok(Device::Cpu),
         "cuda" => Some(0),
@@ -133,7 +133,8 @@ fn greeting(worker: &worker::Worker, address: &Address) -> String {
     )
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+/// A number that counts something.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a whole number from 1 on".into())
 }
 

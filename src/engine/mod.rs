@@ -8,10 +8,12 @@
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
 //! - [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
+//! - [`eval`]: how well a model predicts a text.
 //! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
 
 pub mod batcher;
 pub mod emitter;
+pub mod eval;
 pub mod footprint;
 pub mod gguf;
 pub mod kernels;

@@ -12,7 +12,7 @@ const HEIGHTS: &[&[&str]] = &[
     &["stacks"],
     &["placement"],
     &["runtime"],
-    &["worker", "docker"],
+    &["worker", "docker", "bench"],
     &["models"],
     &["egress"],
     &["auth", "gpu"],
@@ -156,8 +156,8 @@ fn the_ledger_is_the_only_door_to_memory() {
     absent(&starting, |source| !may(source), "only `placement` starts what holds memory");
     // The worker's own process is the one that a person may start, by the command line.
     let inference = ["engine::model", "Model::load", "engine::Model"];
-    let may = |source: &Source| source.is_under("engine") || source.is_under("worker");
-    absent(&inference, |source| !may(source), "weights are loaded in worker processes");
+    let may = |source: &Source| ["engine", "worker", "bench"].iter().any(|folder| source.is_under(folder));
+    absent(&inference, |source| !may(source), "weights are loaded in processes of their own");
 }
 
 #[test]

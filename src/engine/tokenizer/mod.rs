@@ -128,6 +128,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The token that [`Self::encode`] lets texts begin with; none where the model was not trained so.
+    pub fn begins_with(&self) -> Option<Token> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
     /// The token that texts end with.
     pub fn eos(&self) -> Option<Token> {
         self.eos
@@ -159,8 +164,9 @@ impl Tokenizer {
             }
             fresh = matches!(fragment, Fragment::Token(_));
         }
-        if add_bos && self.add_bos && self.bos.is_some() && tokens.first() != self.bos.as_ref() {
-            tokens.splice(0..0, self.bos);
+        let bos = self.begins_with();
+        if add_bos && bos.is_some() && tokens.first() != bos.as_ref() {
+            tokens.splice(0..0, bos);
         }
         if add_bos && self.add_eos && self.eos.is_some() && tokens.last() != self.eos.as_ref() {
             tokens.extend(self.eos);
