@@ -72,6 +72,12 @@ parity: build models ## Tokens, answers and log-probabilities against llama.cpp 
 	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)" "$(SOVEREIGN_PARITY)-floats"
 	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
 
+.PHONY: parity-transformers
+parity-transformers: tools ## Tiny models of every architecture against `transformers` (whose packages take 5 GB)
+	scripts/venv.sh "$(SOVEREIGN_PARITY)-transformers" tests/parity/requirements-transformers.txt
+	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/architectures.py
+	cargo test --lib engine::model::tests::architectures
+
 .PHONY: test-cuda
 test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)
 	cargo test --lib cuda -- --nocapture

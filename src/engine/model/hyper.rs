@@ -1,5 +1,7 @@
+use super::keys::Keys;
+use super::rope::Rope;
 use crate::engine::Error;
-use crate::engine::gguf::{Header, Metadata, Value};
+use crate::engine::gguf::{Header, Value};
 use crate::engine::kernels::cpu::MAX_HEAD;
 
 /// Beyond these a header is not believed: several times what the largest models have.
@@ -17,19 +19,23 @@ pub enum Architecture {
     Llama,
     /// Qwen 2 and 2.5.
     Qwen2,
+    /// Qwen 3.
+    Qwen3,
     /// Gemma 3.
     Gemma3,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Gemma3];
+    pub const ALL: [Architecture; 4] =
+        [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3, Architecture::Gemma3];
 
     /// Its name in model files.
     pub fn name(self) -> &'static str {
         match self {
             Architecture::Llama => "llama",
             Architecture::Qwen2 => "qwen2",
+            Architecture::Qwen3 => "qwen3",
             Architecture::Gemma3 => "gemma3",
         }
     }
@@ -74,13 +80,11 @@ pub struct Hyper {
     pub window: Option<usize>,
     /// Whether each layer has that window.
     pub windowed: Vec<bool>,
-    /// Base of the frequencies of rotation.
-    pub rope_base: f64,
-    /// Base in layers with a window.
-    pub rope_base_windowed: f64,
-    /// What positions are divided by.
-    pub rope_scale: f64,
-    /// What attention's scores are multiplied with.
+    /// How positions turn queries and keys.
+    pub rope: Rope,
+    /// The same, in layers with a window.
+    pub rope_windowed: Rope,
+    /// What attention's scores are multiplied with, besides the gain of the rotation.
     pub attention_scale: f32,
     /// What attention's scores are squashed to.
     pub attention_softcap: Option<f32>,
@@ -99,6 +103,7 @@ impl Hyper {
         if keys.find("expert_count")?.unwrap_or(0_u64) > 0 {
             return Err(Error::Unsupported("mixtures of experts are not supported".into()));
         }
+        let context = keys.count("context_length", None, MAX_CONTEXT)?;
         let width = keys.count("embedding_length", None, MAX_WIDTH)?;
         let layers = keys.count("block_count", None, MAX_LAYERS)?;
         let heads = keys.count("attention.head_count", None, MAX_HEADS)?;
@@ -108,12 +113,13 @@ impl Hyper {
             return Err(Error::Inconsistent(problem));
         }
         let head = head(&keys, width, heads)?;
-        let vocabulary = vocabulary(header)?;
         let gemma = architecture == Architecture::Gemma3;
         let window = match architecture {
-            Architecture::Qwen2 => None,
-            _ => keys.find("attention.sliding_window")?.filter(|&window: &u32| window > 0),
+            Architecture::Llama | Architecture::Gemma3 => keys.find("attention.sliding_window")?,
+            _ => None,
         };
+        let window = window.filter(|&window: &u32| window > 0);
+        let rope = Rope::of(&keys, context)?;
         let scale = match architecture {
             // The 27B model alone scales by the width that a head would have if heads were as wide as the model.
             Architecture::Gemma3 if layers == 62 => (width as f32 / heads as f32).sqrt().recip(),
@@ -121,8 +127,8 @@ impl Hyper {
         };
         Ok(Hyper {
             architecture,
-            vocabulary,
-            context: keys.count("context_length", None, MAX_CONTEXT)?,
+            vocabulary: vocabulary(header)?,
+            context,
             width,
             layers,
             heads,
@@ -132,13 +138,14 @@ impl Hyper {
             eps: keys.number("attention.layer_norm_rms_epsilon", None, 0.0..=1.0)?,
             window: window.map(|window| window as usize),
             windowed: windowed(&keys, layers, gemma, window.is_some())?,
-            rope_base: keys.number("rope.freq_base", Some(10_000.0), 1.0..=1e12)?.into(),
-            rope_base_windowed: match gemma {
-                true => keys.number("rope.freq_base_swa", Some(10_000.0), 1.0..=1e12)?.into(),
-                false => keys.number("rope.freq_base", Some(10_000.0), 1.0..=1e12)?.into(),
+            // Only what sees far is stretched in Gemma.
+            rope_windowed: if gemma { Rope::plain(&keys, "rope.freq_base_swa")? } else { rope.clone() },
+            rope,
+            // Zero stands for none.
+            attention_scale: match keys.number("attention.scale", Some(0.0), 0.0..=1e6)? {
+                0.0 => scale,
+                told => told,
             },
-            rope_scale: rope_scale(&keys)?,
-            attention_scale: scale,
             attention_softcap: keys.softcap("attn_logit_softcapping")?,
             logit_softcap: keys.softcap("final_logit_softcapping")?,
         })
@@ -212,69 +219,4 @@ fn windowed(keys: &Keys, layers: usize, gemma: bool, window: bool) -> Result<Vec
     }
     let period = keys.find(KEY)?.unwrap_or(if gemma { 6_u32 } else { 0 }) as usize;
     Ok((0..layers).map(|layer| period == 0 || layer % period < period - 1).collect())
-}
-
-fn rope_scale(keys: &Keys) -> Result<f64, Error> {
-    let kind: &str = keys.metadata.find(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
-    match kind {
-        "none" => return Ok(1.0),
-        "linear" => {}
-        _ => return Err(Error::Unsupported(format!("rope scaling of the type {kind:?} is not supported"))),
-    }
-    if let Some(factor) = keys.find("rope.scaling.attn_factor")?.filter(|&factor: &f32| factor != 1.0) {
-        return Err(Error::Unsupported(format!("an attention factor of {factor} is not supported")));
-    }
-    let key = match keys.find::<f32>("rope.scaling.factor")? {
-        Some(_) => "rope.scaling.factor",
-        None => "rope.scale_linear",
-    };
-    // Zero stands for none.
-    let factor = keys.number(key, Some(0.0), 0.0..=1e6)?;
-    Ok(if factor == 0.0 { 1.0 } else { f64::from(factor) })
-}
-
-/// The keys of an architecture.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    architecture: &'static str,
-}
-
-impl Keys<'_> {
-    fn key(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
-    }
-
-    fn find<T: for<'a> crate::engine::gguf::FromValue<'a>>(&self, key: &str) -> Result<Option<T>, Error> {
-        Ok(self.metadata.find(&self.key(key))?)
-    }
-
-    fn count(&self, key: &str, default: Option<usize>, most: u64) -> Result<usize, Error> {
-        let count = match (self.find::<u64>(key)?, default) {
-            (Some(count), _) => count,
-            (None, Some(default)) => default as u64,
-            (None, None) => self.metadata.get::<u64>(&self.key(key))?,
-        };
-        if !(1..=most).contains(&count) {
-            return Err(Error::Inconsistent(format!("{:?} is {count}, not within 1..={most}", self.key(key))));
-        }
-        Ok(count as usize)
-    }
-
-    fn number(&self, key: &str, default: Option<f32>, within: std::ops::RangeInclusive<f32>) -> Result<f32, Error> {
-        let number = match (self.find::<f32>(key)?, default) {
-            (Some(number), _) => number,
-            (None, Some(default)) => default,
-            (None, None) => self.metadata.get::<f32>(&self.key(key))?,
-        };
-        if !within.contains(&number) {
-            return Err(Error::Inconsistent(format!("{:?} is {number}, not within {within:?}", self.key(key))));
-        }
-        Ok(number)
-    }
-
-    fn softcap(&self, key: &str) -> Result<Option<f32>, Error> {
-        // Zero stands for none.
-        let cap = self.number(key, Some(0.0), 0.0..=1e6)?;
-        Ok((cap > 0.0).then_some(cap))
-    }
 }

@@ -7,7 +7,7 @@ use super::hyper::Hyper;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
-use crate::engine::kernels::{Kernels, Product, Step};
+use crate::engine::kernels::{Attention, Gate, Kernels, Pairs, Product, Rotation, Step};
 
 /// A matrix, and what is added to its products.
 pub struct Linear<M, V> {
@@ -70,6 +70,55 @@ impl<M, V> Heads<M, V> {
             o: Linear::load(source, &format!("blk.{layer}.attn_output"), width, queries)?,
         })
     }
+
+    /// What the step's tokens see in their conversations, which they join in this layer: from `w.x`, normalised, into
+    /// `w.a` [rows, heads, head].
+    pub fn attend<K>(
+        &self,
+        k: &K,
+        hyper: &Hyper,
+        step: &Step,
+        layer: usize,
+        view: &View<'_, V>,
+        cache: &mut K::Cache,
+        w: &mut Workspace<K>,
+    ) where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        // h: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
+        let products = &mut [self.q.product(&mut w.q), self.k.product(&mut w.k), self.v.product(&mut w.v)];
+        k.norm_matmul(&w.x, (view.norm, hyper.eps), step.rows(), &mut w.h, products);
+        let (rope, angles) = match view.local {
+            true => (&hyper.rope_windowed, &w.angles_windowed),
+            false => (&hyper.rope, &w.angles),
+        };
+        let norms = view.head_norms.map_or([None; 2], |norms| norms.map(|norm| Some((norm, hyper.eps))));
+        let rotation =
+            |heads, norm: usize| Rotation { heads, size: hyper.head, pairs: view.pairs, norm: norms[norm], angles };
+        let rotations = [&rotation(hyper.heads, 0), &rotation(hyper.kv_heads, 1)];
+        k.rotate_store([&mut w.q, &mut w.k, &mut w.v], rotations, step, layer, cache);
+        let attention = Attention {
+            heads: hyper.heads,
+            scale: hyper.attention_scale * rope.gain(),
+            window: view.window,
+            softcap: hyper.attention_softcap,
+        };
+        k.attend(&w.q, cache, layer, step, &attention, &mut w.a);
+    }
+}
+
+/// How a layer looks at its conversation.
+pub struct View<'a, V> {
+    /// The weight of the norm before it. [width]
+    pub norm: &'a V,
+    /// Which dimensions of a head are rotated together.
+    pub pairs: Pairs,
+    /// The weights by which each head's queries and keys are normalised. [head] each
+    pub head_norms: Option<[&'a V; 2]>,
+    /// How many positions a token sees, if not all up to it.
+    pub window: Option<usize>,
+    /// Whether it turns by the angles of layers with a window.
+    pub local: bool,
 }
 
 /// A gated feed-forward network.
@@ -95,6 +144,45 @@ impl<M, V> FeedForward<M, V> {
             gate: Linear::load(source, &format!("blk.{layer}.ffn_gate"), hyper.hidden, hyper.width)?,
             up: Linear::load(source, &format!("blk.{layer}.ffn_up"), hyper.hidden, hyper.width)?,
             down: Linear::load(source, &format!("blk.{layer}.ffn_down"), hyper.width, hyper.hidden)?,
+        })
+    }
+
+    /// What goes back down: from `w.x`, normalised, into `w.gate` [rows, hidden].
+    pub fn gated<K>(&self, k: &K, hyper: &Hyper, rows: usize, norm: &V, function: Gate, w: &mut Workspace<K>)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        let products = [self.gate.product(&mut w.gate), self.up.product(&mut w.up)];
+        k.norm_gate(&w.x, (norm, hyper.eps), rows, &mut w.h, function, products, rows * hyper.hidden);
+    }
+}
+
+/// The parts that every decoder's layer has: attention and a feed-forward network, each normalised before.
+pub struct Block<M, V> {
+    /// [width]
+    pub attention_norm: V,
+    /// The projections of attention.
+    pub heads: Heads<M, V>,
+    /// [width]
+    pub feed_forward_norm: V,
+    /// The feed-forward network.
+    pub feed_forward: FeedForward<M, V>,
+}
+
+impl<M, V> Block<M, V> {
+    /// That of a layer.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S>(source: &mut S, layer: usize, hyper: &Hyper) -> Result<Self, Error>
+    where
+        S: Source<Matrix = M, Vector = V>,
+    {
+        Ok(Block {
+            attention_norm: source.vector(&format!("blk.{layer}.attn_norm.weight"), hyper.width)?,
+            heads: Heads::load(source, layer, hyper)?,
+            feed_forward_norm: source.vector(&format!("blk.{layer}.ffn_norm.weight"), hyper.width)?,
+            feed_forward: FeedForward::load(source, layer, hyper)?,
         })
     }
 }
@@ -150,14 +238,4 @@ impl<M, V> Ends<M, V> {
             k.softcap(&mut w.logits, cap, rows.len() * hyper.vocabulary);
         }
     }
-}
-
-/// The frequencies by which pairs of a head's dimensions are rotated: `base^(-2 i / head)`, each divided by its factor.
-pub fn frequencies(head: usize, base: f64, scale: f64, factors: Option<&[f32]>) -> Vec<f64> {
-    (0..head / 2)
-        .map(|i| {
-            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-            base.powf(-2.0 * i as f64 / head as f64) / scale / factor
-        })
-        .collect()
 }

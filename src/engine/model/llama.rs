@@ -1,25 +1,18 @@
 //! Llama 2 and 3, Mistral, and who follows them.
 
 use super::hyper::Hyper;
-use super::layers::{Ends, FeedForward, Heads, frequencies};
+use super::layers::{Block, Ends, View};
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
-use crate::engine::kernels::{Attention, Gate, Kernels, Pairs, Rotation, Step};
+use crate::engine::kernels::{Gate, Kernels, Pairs, Step};
 
 /// The weights.
 pub struct Llama<M, V> {
     ends: Ends<M, V>,
-    layers: Vec<Layer<M, V>>,
+    layers: Vec<Block<M, V>>,
     /// [head / 2]
     frequencies: Vec<f64>,
-}
-
-struct Layer<M, V> {
-    attention_norm: V,
-    heads: Heads<M, V>,
-    feed_forward_norm: V,
-    feed_forward: FeedForward<M, V>,
 }
 
 impl<M, V> Llama<M, V> {
@@ -33,19 +26,11 @@ impl<M, V> Llama<M, V> {
     {
         // Llama 3.1 stretches low frequencies, each by a factor of its own.
         let factors = source.numbers("rope_freqs.weight", hyper.head / 2)?;
-        let layer = |layer| {
-            Ok(Layer {
-                attention_norm: source.vector(&format!("blk.{layer}.attn_norm.weight"), hyper.width)?,
-                heads: Heads::load(source, layer, hyper)?,
-                feed_forward_norm: source.vector(&format!("blk.{layer}.ffn_norm.weight"), hyper.width)?,
-                feed_forward: FeedForward::load(source, layer, hyper)?,
-            })
-        };
-        let layers = (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?;
+        let layer = |layer| Block::load(source, layer, hyper);
         Ok(Llama {
+            layers: (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?,
             ends: Ends::load(source, hyper)?,
-            layers,
-            frequencies: frequencies(hyper.head, hyper.rope_base, hyper.rope_scale, factors.as_deref()),
+            frequencies: hyper.rope.frequencies(hyper.head, factors.as_deref()),
         })
     }
 
@@ -64,28 +49,20 @@ impl<M, V> Llama<M, V> {
         self.ends.embed(k, step, 1.0, w);
         k.angles(&step.positions, &self.frequencies, &mut w.angles);
         for (index, layer) in self.layers.iter().enumerate() {
-            // Attention. h: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
-            let (heads, norm) = (&layer.heads, (&layer.attention_norm, hyper.eps));
-            let products = &mut [heads.q.product(&mut w.q), heads.k.product(&mut w.k), heads.v.product(&mut w.v)];
-            k.norm_matmul(&w.x, norm, rows, &mut w.h, products);
-            let rotation =
-                |heads| Rotation { heads, size: hyper.head, pairs: Pairs::Adjacent, norm: None, angles: &w.angles };
-            let rotations = [&rotation(hyper.heads), &rotation(hyper.kv_heads)];
-            k.rotate_store([&mut w.q, &mut w.k, &mut w.v], rotations, step, index, cache);
-            let attention = Attention {
-                heads: hyper.heads,
-                scale: hyper.attention_scale,
+            // a: [rows, heads, head]; x, y: [rows, width]
+            let view = View {
+                norm: &layer.attention_norm,
+                pairs: Pairs::Adjacent,
+                head_norms: None,
                 window: hyper.window.filter(|_| hyper.windowed[index]),
-                softcap: hyper.attention_softcap,
+                local: false,
             };
-            k.attend(&w.q, cache, index, step, &attention, &mut w.a);
-            k.matmul_add(&w.a, rows, heads.o.product(&mut w.y), rows * hyper.width, &mut w.x);
+            layer.heads.attend(k, hyper, step, index, &view, cache, w);
+            k.matmul_add(&w.a, rows, layer.heads.o.product(&mut w.y), rows * hyper.width, &mut w.x);
 
-            // Feed-forward. h, y: [rows, width]; gate, up: [rows, hidden]
-            let (feed_forward, norm) = (&layer.feed_forward, (&layer.feed_forward_norm, hyper.eps));
-            let products = [feed_forward.gate.product(&mut w.gate), feed_forward.up.product(&mut w.up)];
-            k.norm_gate(&w.x, norm, rows, &mut w.h, Gate::Silu, products, rows * hyper.hidden);
-            k.matmul_add(&w.gate, rows, feed_forward.down.product(&mut w.y), rows * hyper.width, &mut w.x);
+            // gate: [rows, hidden]; x, y: [rows, width]
+            layer.feed_forward.gated(k, hyper, rows, &layer.feed_forward_norm, Gate::Silu, w);
+            k.matmul_add(&w.gate, rows, layer.feed_forward.down.product(&mut w.y), rows * hyper.width, &mut w.x);
         }
     }
 }

@@ -6,9 +6,12 @@
 mod batch;
 mod gemma;
 mod hyper;
+mod keys;
 mod layers;
 mod llama;
-mod qwen;
+mod qwen2;
+mod qwen3;
+mod rope;
 mod source;
 mod workspace;
 
@@ -17,6 +20,7 @@ mod tests;
 
 pub use batch::{Batch, Entry, Logits};
 pub use hyper::{Architecture, Hyper};
+pub use rope::Rope;
 pub use workspace::{ROWS, Workspace};
 
 pub(super) use source::Checker;
@@ -31,7 +35,8 @@ use super::kv_cache::{self, Held, KvCache};
 use gemma::Gemma3;
 use layers::Ends;
 use llama::Llama;
-use qwen::Qwen2;
+use qwen2::Qwen2;
+use qwen3::Qwen3;
 use source::{Loader, Source};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +84,7 @@ struct On<K: Kernels> {
 pub(super) enum Network<M, V> {
     Llama(Llama<M, V>),
     Qwen2(Qwen2<M, V>),
+    Qwen3(Qwen3<M, V>),
     Gemma3(Gemma3<M, V>),
 }
 
@@ -94,6 +100,7 @@ impl<M, V> Network<M, V> {
         Ok(match hyper.architecture {
             Architecture::Llama => Network::Llama(Llama::load(source, hyper)?),
             Architecture::Qwen2 => Network::Qwen2(Qwen2::load(source, hyper)?),
+            Architecture::Qwen3 => Network::Qwen3(Qwen3::load(source, hyper)?),
             Architecture::Gemma3 => Network::Gemma3(Gemma3::load(source, hyper)?),
         })
     }
@@ -105,6 +112,7 @@ impl<M, V> Network<M, V> {
         match self {
             Network::Llama(llama) => llama.forward(k, hyper, step, cache, w),
             Network::Qwen2(qwen) => qwen.forward(k, hyper, step, cache, w),
+            Network::Qwen3(qwen) => qwen.forward(k, hyper, step, cache, w),
             Network::Gemma3(gemma) => gemma.forward(k, hyper, step, cache, w),
         }
     }
@@ -113,6 +121,7 @@ impl<M, V> Network<M, V> {
         match self {
             Network::Llama(llama) => llama.ends(),
             Network::Qwen2(qwen) => qwen.ends(),
+            Network::Qwen3(qwen) => qwen.ends(),
             Network::Gemma3(gemma) => gemma.ends(),
         }
     }
@@ -124,18 +133,27 @@ impl Model {
     /// # Errors
     /// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
     pub fn load(gguf: Arc<Gguf>, options: Options) -> Result<Model, Error> {
-        let hyper = Hyper::of(&gguf)?;
-        check(&gguf, &hyper)?;
-        let loaded = match options.device {
-            Device::Cpu => {
-                let on = On::load(&gguf, &hyper, Cpu::new(options.threads.unwrap_or_else(physical_cores)))?;
-                warm(&gguf, &on.kernels);
-                Loaded::Cpu(Box::new(on))
+        match options.device {
+            Device::Cpu => Model::on_cpu(&gguf, Cpu::new(options.threads.unwrap_or_else(physical_cores))),
+            Device::Cuda(ordinal) => {
+                let hyper = checked(&gguf)?;
+                let on = On::load(&gguf, &hyper, Cuda::new(ordinal)?)?;
+                Ok(Model::new(hyper, Loaded::Cuda(Box::new(on))))
             }
-            Device::Cuda(ordinal) => Loaded::Cuda(Box::new(On::load(&gguf, &hyper, Cuda::new(ordinal)?)?)),
-        };
+        }
+    }
+
+    /// Loads the model of a file onto this processor.
+    fn on_cpu(gguf: &Arc<Gguf>, cpu: Cpu) -> Result<Model, Error> {
+        let hyper = checked(gguf)?;
+        let on = On::load(gguf, &hyper, cpu)?;
+        warm(gguf, &on.kernels);
+        Ok(Model::new(hyper, Loaded::Cpu(Box::new(on))))
+    }
+
+    fn new(hyper: Hyper, loaded: Loaded) -> Model {
         static MODELS: AtomicU64 = AtomicU64::new(0);
-        Ok(Model { hyper, loaded, id: MODELS.fetch_add(1, Ordering::Relaxed) })
+        Model { hyper, loaded, id: MODELS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The figures of its shape.
@@ -236,14 +254,16 @@ impl<K: Kernels> On<K> {
     }
 }
 
-/// Whether all tensors that a model of this shape needs are there, and no others.
+/// The shape of a file's model, all of whose tensors are there, and no others.
 ///
 /// # Errors
-/// When not; the tensor is named.
-fn check(gguf: &Gguf, hyper: &Hyper) -> Result<(), Error> {
+/// When not; the key or tensor is named.
+fn checked(gguf: &Gguf) -> Result<Hyper, Error> {
+    let hyper = Hyper::of(gguf)?;
     let mut checker = Checker::new(gguf);
-    Network::load(&mut checker, hyper)?;
-    checker.finish()
+    Network::load(&mut checker, &hyper)?;
+    checker.finish()?;
+    Ok(hyper)
 }
 
 fn step(entries: &[Entry]) -> Step {

@@ -30,7 +30,7 @@ fn check_there(tiny: &Tiny) {
 
 #[test]
 fn architectures() {
-    for architecture in ["llama", "qwen2", "gemma3"] {
+    for architecture in ["llama", "qwen2", "qwen3", "gemma3"] {
         let tiny = Tiny::new(architecture);
         check_there(&tiny);
         check_there(&Tiny { tied: !tiny.tied, kv_heads: 1, ..tiny.clone() });

@@ -1,3 +1,4 @@
+mod architectures;
 mod cuda;
 mod real;
 mod refusals;
@@ -64,6 +65,13 @@ fn qwen2() {
 }
 
 #[test]
+fn qwen3() {
+    let qwen = Tiny { head: 12, ..Tiny::new("qwen3") };
+    check(&qwen, EXACT);
+    check(&Tiny { tied: true, kv_heads: 1, linear: Some(2.0), ..qwen }, EXACT);
+}
+
+#[test]
 fn gemma3() {
     let gemma = Tiny::new("gemma3");
     check(&gemma, EXACT);
@@ -82,7 +90,7 @@ fn every_format() {
 
 #[test]
 fn slots_do_not_see_each_other() {
-    for architecture in ["llama", "qwen2", "gemma3"] {
+    for architecture in ["llama", "qwen2", "qwen3", "gemma3"] {
         let model = load(&Tiny::new(architecture));
         let (a, b) = TOKENS.split_at(9);
         let alone = |tokens: &[u32]| logits(&model, &mut model.cache(1, 32).unwrap(), 0, tokens, 32);

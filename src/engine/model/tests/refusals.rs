@@ -141,7 +141,10 @@ fn figures_are_checked() {
     check("rope.dimension_count", 4, "rotating 4 of a head's 8 dimensions is not supported");
     check("expert_count", 8, "mixtures of experts are not supported");
     refused(&with_key(llama, "rope.freq_base", 0.0_f32), "rope.freq_base\" is 0");
-    refused(&with_key(llama, "rope.scaling.type", "yarn"), "rope scaling of the type \"yarn\" is not supported");
+    refused(
+        &with_key(llama, "rope.scaling.type", "longrope"),
+        "rope scaling of the type \"longrope\" is not supported",
+    );
     refused(&with_key(llama, "rope.scaling.factor", -1.0_f32), "rope.scaling.factor\" is -1");
     refused(&with_key(llama, "attention.layer_norm_rms_epsilon", -1.0_f32), "epsilon\" is -1");
     refused(&header(llama, &["block_count"]), "llama.block_count");
@@ -151,7 +154,7 @@ fn figures_are_checked() {
 fn other_architectures_are_named() {
     let mut writer = Writer::new();
     writer.set("general.architecture", "mamba").tensor_f32("token_embd.weight", &[4, 4], &[0.0; 16]);
-    refused(&writer, "the architecture \"mamba\" is not supported; these are: llama, qwen2, gemma3");
+    refused(&writer, "the architecture \"mamba\" is not supported; these are: llama, qwen2, qwen3, gemma3");
     assert_eq!(Footprint::of(&open(&writer)).weights, 64);
 }
 

@@ -143,6 +143,10 @@ impl Tiny {
                     add("attn_k.bias", &[kv]);
                     add("attn_v.bias", &[kv]);
                 }
+                "qwen3" => {
+                    add("attn_q_norm.weight", &[self.head]);
+                    add("attn_k_norm.weight", &[self.head]);
+                }
                 "gemma3" => {
                     add("attn_q_norm.weight", &[self.head]);
                     add("attn_k_norm.weight", &[self.head]);
@@ -199,7 +203,7 @@ impl Tiny {
                 };
                 let heads = |mut y: Vec<f64>, norm_name: &str| {
                     for head in y.chunks_exact_mut(self.head) {
-                        if gemma {
+                        if gemma || self.architecture == "qwen3" {
                             let normed = norm(head, get(layer, norm_name));
                             head.copy_from_slice(&normed);
                         }
