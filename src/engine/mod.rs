@@ -7,7 +7,7 @@
 //! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
-//! - [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
+//! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
 //! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
 
@@ -16,6 +16,7 @@ pub mod emitter;
 pub mod eval;
 pub mod footprint;
 pub mod gguf;
+pub mod grammar;
 pub mod kernels;
 pub mod kv_cache;
 pub mod model;
@@ -26,5 +27,6 @@ pub mod template;
 pub mod tokenizer;
 
 mod error;
+mod stack;
 
 pub use error::Error;

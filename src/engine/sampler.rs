@@ -1,8 +1,9 @@
 //! Chooses the next token from a row of logits, and tells how probable it was.
 //!
 //! The order of the steps is llama.cpp's: biases and penalties, then top-k, top-p and min-p over the model's own
-//! probabilities, and temperature last. Log-probabilities are those of the model, before any of these, as OpenAI's are.
+//! probabilities, and temperature last; what a grammar forbids is not considered at all. Log-probabilities are those of the model, before any of these, as OpenAI's are.
 
+use super::grammar::Constraint;
 use super::{Error, tokenizer::Token};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -92,6 +93,9 @@ pub struct Sampler {
     params: Params,
     random: SplitMix,
     seen: HashMap<Token, Seen>,
+    constraint: Option<Constraint>,
+    /// Whether the grammar allows nothing more.
+    complete: bool,
     /// Kept between calls for their memory: the adjusted row, and the tokens considered.
     row: Vec<f32>,
     candidates: Vec<(f32, Token)>,
@@ -105,11 +109,11 @@ struct Seen {
 }
 
 impl Sampler {
-    /// A sampler for one answer to `prompt`.
+    /// A sampler for one answer to `prompt`, which is what `constraint` allows.
     ///
     /// # Errors
     /// When a parameter is out of its range.
-    pub fn new(params: Params, prompt: &[Token]) -> Result<Sampler, Error> {
+    pub fn new(params: Params, prompt: &[Token], constraint: Option<Constraint>) -> Result<Sampler, Error> {
         params.check()?;
         let seed = match params.seed {
             Some(seed) => seed,
@@ -121,16 +125,22 @@ impl Sampler {
         if params.repetition_penalty != 1.0 {
             prompt.iter().for_each(|&token| seen.entry(token).or_default().in_prompt = true);
         }
-        Ok(Sampler { params, random: SplitMix(seed), seen, row: Vec::new(), candidates: Vec::new() })
+        let (row, candidates) = (Vec::new(), Vec::new());
+        Ok(Sampler { params, random: SplitMix(seed), seen, constraint, complete: false, row, candidates })
+    }
+
+    /// Whether the answer is complete, so that no token may follow.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Chooses a token by `logits` (`[vocabulary]`), which it remembers as part of the answer.
     ///
     /// # Errors
-    /// When a logit is no finite number.
+    /// When a logit is no finite number, or the grammar cannot be followed.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Choice, Error> {
         check_finite(logits)?;
-        let token = match self.adjust(logits) {
+        let token = match self.adjust(logits)? {
             true => {
                 let row = std::mem::take(&mut self.row);
                 let token = self.choose(&row);
@@ -140,17 +150,20 @@ impl Sampler {
             false => self.choose(logits),
         };
         self.seen.entry(token).or_default().in_answer += 1;
+        if let Some(constraint) = &mut self.constraint {
+            self.complete = constraint.accept(token)?;
+        }
         let logprobs = self.params.top_logprobs.map(|top| measure(logits, token, top));
         Ok(Choice { token, logprobs })
     }
 
-    /// Fills `self.row` with biased and penalised logits; says whether there was anything to do.
-    fn adjust(&mut self, logits: &[f32]) -> bool {
+    /// Fills `self.row` with logits that are biased, penalised and constrained; says whether there was anything to do.
+    fn adjust(&mut self, logits: &[f32]) -> Result<bool, Error> {
         let params = &self.params;
         let penalised =
             params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        if params.logit_bias.is_empty() && (!penalised || self.seen.is_empty()) {
-            return false;
+        if params.logit_bias.is_empty() && (!penalised || self.seen.is_empty()) && self.constraint.is_none() {
+            return Ok(false);
         }
         self.row.clear();
         self.row.extend_from_slice(logits);
@@ -169,7 +182,10 @@ impl Sampler {
                 *logit -= params.presence_penalty + params.frequency_penalty * seen.in_answer as f32;
             }
         }
-        true
+        if let Some(constraint) = &mut self.constraint {
+            constraint.restrict(&mut self.row)?;
+        }
+        Ok(true)
     }
 
     fn choose(&mut self, row: &[f32]) -> Token {
@@ -179,7 +195,8 @@ impl Sampler {
         }
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend((0..).zip(row).map(|(token, &logit)| (logit, token)));
+        let possible = |&(logit, _): &(f32, Token)| logit > f32::NEG_INFINITY;
+        candidates.extend((0..).zip(row).map(|(token, &logit)| (logit, token)).filter(possible));
         if top_k > 0 && top_k < candidates.len() {
             candidates.select_nth_unstable_by(top_k - 1, by_probability);
             candidates.truncate(top_k);
@@ -328,7 +345,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sampler(params: Params) -> Sampler {
-        Sampler::new(Params { seed: Some(params.seed.unwrap_or(7)), ..params }, &[]).unwrap()
+        Sampler::new(Params { seed: Some(params.seed.unwrap_or(7)), ..params }, &[], None).unwrap()
     }
 
     /// How often each token is drawn in 4,000 draws that do not remember.
@@ -387,7 +404,7 @@ mod tests {
     #[test]
     fn penalties_look_at_the_answer_and_repetition_at_the_prompt_too() {
         let next = |params: Params, prompt: &[Token], logits: &[f32]| {
-            let mut sampler = Sampler::new(Params { temperature: 0.0, ..params }, prompt).unwrap();
+            let mut sampler = Sampler::new(Params { temperature: 0.0, ..params }, prompt, None).unwrap();
             (0..4).map(|_| sampler.sample(logits).unwrap().token).collect::<Vec<_>>()
         };
         let params = Params::default();
@@ -435,7 +452,7 @@ mod tests {
     #[test]
     fn parameters_out_of_range_are_named() {
         let check = |params: Params, name: &str| {
-            let message = Sampler::new(params, &[]).unwrap_err().to_string();
+            let message = Sampler::new(params, &[], None).unwrap_err().to_string();
             assert!(message.starts_with(name), "{message}");
         };
         check(Params { temperature: -0.1, ..Params::default() }, "temperature");

@@ -2,11 +2,13 @@
 
 use super::Error;
 use super::emitter::Emitter;
+use super::grammar::Grammar;
 use super::sampler::{Choice, Params, Sampler};
 use super::tokenizer::Tokenizer;
+use std::sync::Arc;
 
 /// One answer to generate.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Job {
     /// The tokens of the prompt; at least one.
     pub prompt: Vec<u32>,
@@ -16,6 +18,10 @@ pub struct Job {
     pub params: Params,
     /// The answer ends before the first of these.
     pub stop: Vec<String>,
+    /// What the answer may be.
+    pub grammar: Option<Arc<Grammar>>,
+    /// Control tokens that a reader sees: what a tool call begins with, for one.
+    pub shown: Vec<u32>,
 }
 
 /// What becomes of a job.
@@ -118,6 +124,7 @@ pub struct Sequence<S> {
     counts: Counts,
     max_tokens: usize,
     sampler: Sampler,
+    shown: Vec<u32>,
     emitter: Emitter<Option<Scored>>,
 }
 
@@ -131,7 +138,8 @@ impl<S: Sink> Sequence<S> {
             sink,
             counts: Counts { prompt: job.prompt.len(), ..Counts::default() },
             max_tokens: job.max_tokens.min(context.saturating_sub(job.prompt.len())),
-            sampler: Sampler::new(job.params, &job.prompt)?,
+            sampler: Sampler::new(job.params, &job.prompt, job.grammar.map(|grammar| grammar.begin()))?,
+            shown: job.shown,
             emitter: Emitter::new(job.stop),
             tokens: job.prompt,
         })
@@ -186,10 +194,15 @@ impl<S: Sink> Sequence<S> {
         }
         self.tokens.push(choice.token);
         self.counts.completion += 1;
-        let (emitted, stopped) = self.emitter.push(vocabulary.piece(choice.token), score(&choice, vocabulary));
+        let shown = self.shown.contains(&choice.token);
+        let piece = if shown { vocabulary.name(choice.token) } else { vocabulary.piece(choice.token) };
+        let (emitted, stopped) = self.emitter.push(piece, score(&choice, vocabulary));
         self.show(emitted.text, emitted.tokens);
         if stopped {
             self.end(Finish::Stop);
+        } else if self.sampler.is_complete() {
+            self.finish(Finish::Stop);
+            return true;
         }
         stopped || self.finish_if_full()
     }

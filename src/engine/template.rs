@@ -5,9 +5,9 @@
 
 mod python;
 
-use super::Error;
 use super::gguf::Metadata;
 use super::tokenizer::{Token, Tokenizer};
+use super::{Error, stack};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
@@ -22,10 +22,6 @@ const CHATML: &str = "{% for message in messages %}\
 /// What a template may spend: an instruction costs 1, as do 64 bytes. It lasts for tens of milliseconds; real templates
 /// spend some ten on a message.
 const FUEL: u64 = 500_000;
-
-/// A template may nest lists in lists as deep as its fuel lasts, and it takes as many stack frames to free them. Pages
-/// that are not touched cost nothing.
-const STACK: usize = 256 << 20;
 
 /// A model's chat template.
 #[derive(Debug)]
@@ -85,15 +81,8 @@ impl Template {
     /// [`Error::Unsupported`] when there is no template or it fails.
     pub fn render(&self, chat: &Chat) -> Result<String, Error> {
         let environment = self.templates.as_ref().map_err(|problem| Error::Unsupported(problem.clone()))?;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("template".into()).stack_size(STACK);
-            let render = thread.spawn_scoped(scope, || self.render_chat(environment, chat));
-            let render =
-                render.map_err(|error| Error::Unsupported(format!("no thread for the chat template: {error}")))?;
-            render
-                .join()
-                .unwrap_or_else(|_| Err(Error::Unsupported("this model's chat template broke its reader".into())))
-        })
+        stack::with_room("template", || self.render_chat(environment, chat))
+            .unwrap_or_else(|problem| Err(Error::Unsupported(problem)))
     }
 
     fn render_chat(&self, environment: &Environment, chat: &Chat) -> Result<String, Error> {

@@ -6,6 +6,7 @@ use super::metrics::Metrics;
 use super::openai::completion::Prompt;
 use super::openai::{Error, Fields, Generation, Model, Models, chat, completion};
 use super::tokens;
+use crate::engine::grammar::Grammars;
 use crate::engine::sequence::Job;
 use crate::engine::template::{Chat, Template};
 use crate::engine::tokenizer::{Special, Tokenizer};
@@ -34,6 +35,7 @@ pub(super) struct Face {
     /// The bytes of the longest token.
     pub(super) longest_token: usize,
     pub(super) template: Template,
+    pub(super) grammars: Grammars,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -190,7 +192,7 @@ impl Face {
     }
 
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         dialect: Dialect,
         param: &str,
         prompts: Vec<Vec<u32>>,
@@ -207,15 +209,24 @@ impl Face {
                 return Err(self.too_long(param, &prompt.len().to_string()));
             }
         }
-        let Generation { choices, params, stop, stream, include_usage, max_tokens } = generation;
+        let Generation { choices, params, wanted, stop, stream, include_usage, max_tokens } = generation;
+        let grammar = match wanted {
+            Some(wanted) => {
+                let compile =
+                    move |face: &Face| face.grammars.compile(&wanted.source).map_err(|error| wanted.refuse(&error));
+                Some(self.blocking(compile).await?)
+            }
+            None => None,
+        };
         let echo = echo.unwrap_or_else(|| vec![String::new(); prompts.len()]);
         let echo = echo.iter().flat_map(|echo| std::iter::repeat_n(echo.clone(), choices)).collect();
         let job = |prompt: &Vec<u32>, choice: usize| {
             let mut params = params.clone();
             // Each choice is another one, and all of them are the same the next time.
             params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
-            let (prompt, stop) = (prompt.clone(), stop.clone());
-            Job { prompt, max_tokens: max_tokens.unwrap_or(usize::MAX), params, stop }
+            let (prompt, stop, grammar) = (prompt.clone(), stop.clone(), grammar.clone());
+            let max_tokens = max_tokens.unwrap_or(usize::MAX);
+            Job { prompt, max_tokens, params, stop, grammar, ..Job::default() }
         };
         let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
         let logprobs = params.top_logprobs.is_some();

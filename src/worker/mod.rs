@@ -20,6 +20,7 @@ pub use tie::Tie;
 use crate::engine::Error;
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
+use crate::engine::grammar::Grammars;
 use crate::engine::model::{self, Model};
 use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
@@ -114,8 +115,8 @@ impl Worker {
         let (tokenizer, template) = (self.tokenizer, self.template);
         let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
-        let face =
-            Face { name: name.into(), created: self.created, engine, tokenizer, longest_token, template, metrics };
+        let (name, created, grammars) = (name.into(), self.created, Grammars::new(tokenizer.clone()));
+        let face = Face { name, created, engine, tokenizer, longest_token, template, grammars, metrics };
         tokio::select! {
             served = listener.serve(face::router(Arc::new(face))) => served,
             () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),

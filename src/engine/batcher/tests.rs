@@ -92,7 +92,7 @@ impl House {
         let client = Client::default();
         let prompt = prompt.bytes().map(|letter| u32::from(letter - b'a')).collect();
         let params = Params { temperature: 0.0, ..Params::default() };
-        let mut job = Job { prompt, max_tokens: 3, params, stop: Vec::new() };
+        let mut job = Job { prompt, max_tokens: 3, params, ..Job::default() };
         change(&mut job);
         self.batcher.submit(Sequence::new(job, self.context, client.clone()).unwrap());
         client

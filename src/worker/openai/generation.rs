@@ -1,4 +1,5 @@
 use super::Error;
+use super::constraint::{self, Wanted};
 use super::fields::{Fields, kind};
 use crate::engine::sampler::Params;
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub struct Generation {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub params: Params,
+    /// What the answer must be.
+    pub wanted: Option<Wanted>,
     /// Whether the answer comes in pieces.
     pub stream: bool,
     /// Whether a stream ends with its usage.
@@ -36,7 +39,6 @@ impl Generation {
     /// The first that is wrong, by its name.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.text("model")?;
-        refuse_formats(fields)?;
         let most = i64::from(u32::MAX);
         let legacy = fields.integer("max_tokens", 0..=most)?;
         let max_tokens = fields.integer("max_completion_tokens", 0..=most)?.or(legacy);
@@ -50,21 +52,10 @@ impl Generation {
             choices: choices.try_into().unwrap_or(1),
             stop: stop(fields)?,
             params: params(fields)?,
+            wanted: constraint::read(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
         })
-    }
-}
-
-fn refuse_formats(fields: &Fields) -> Result<(), Error> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some(other) => {
-            let message = format!("response_format {other:?} is not supported here: only \"text\" is");
-            Err(Error::invalid("response_format", message).code("unsupported_value"))
-        }
-        None => Err(Error::invalid("response_format.type", "response_format must have a type, such as \"text\"")),
     }
 }
 
@@ -214,7 +205,6 @@ mod tests {
         check(r#"{"stream": "yes"}"#, "stream");
         check(r#"{"stream_options": {}}"#, "stream_options");
         check(r#"{"stream": true, "stream_options": {"include_usage": 1}}"#, "stream_options.include_usage");
-        check(r#"{"response_format": {"type": "json_object"}}"#, "response_format");
         check(r#"{"response_format": {}}"#, "response_format.type");
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod chat;
 pub mod completion;
+mod constraint;
 mod envelope;
 mod error;
 mod fields;
@@ -11,6 +12,7 @@ mod message;
 mod models;
 mod usage;
 
+pub use constraint::Wanted;
 pub use envelope::{Envelope, finish_reason};
 pub use error::Error;
 pub use fields::Fields;
