@@ -1,7 +1,7 @@
-//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [ORDINAL]`.
+//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]`.
 //!
-//! What is timed is what a worker would wait for: from tokens to logits in the host's memory. `trace` does a prompt of 512
-//! tokens and eight more one by one, for a profiler. Tokens are random: only speed is looked at.
+//! What is timed is what a worker would wait for: from tokens to logits in the host's memory. `trace` is for a profiler:
+//! `ncu --profile-from-start off` sees three steps of so many streams. Tokens are random: only speed is looked at.
 
 use sovereign::engine::gguf::Gguf;
 use sovereign::engine::kv_cache::KvCache;
@@ -15,15 +15,15 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(path) = arguments.next() else {
-        println!("SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace]");
+        println!("SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]");
         return Ok(());
     };
     let what = arguments.next().unwrap_or_else(|| "all".into());
-    let ordinal = arguments.next().map_or(Ok(0), |ordinal| ordinal.parse())?;
+    let streams = arguments.next().map_or(Ok(1), |streams| streams.parse())?;
 
     let begun = Instant::now();
     let gguf = Arc::new(Gguf::open(Path::new(&path))?);
-    let model = Model::load(gguf, Options { device: Device::Cuda(ordinal), ..Options::default() })?;
+    let model = Model::load(gguf, Options { device: Device::Cuda(0), ..Options::default() })?;
     println!("loaded in {:.2} s", begun.elapsed().as_secs_f64());
     let wants = |name| what == "all" || what == name;
     let mut bench = Bench { model, random: 1 };
@@ -57,7 +57,7 @@ fn main() -> Result<(), Error> {
         }
     }
     if what == "trace" {
-        bench.decode(1, 512, 8)?;
+        bench.trace(streams)?;
     }
     Ok(())
 }
@@ -79,6 +79,32 @@ impl Bench {
             batch.push(self.token(), slot, position, position + 1 == tokens);
         }
         self.model.forward(cache, &batch)?;
+        Ok(())
+    }
+
+    /// Shows three steps to a profiler.
+    fn trace(&mut self, streams: usize) -> Result<(), Error> {
+        // SAFETY: the driver is loaded already, and these two take nothing and return a number.
+        let driver = unsafe { libloading::Library::new("libcuda.so.1") }?;
+        let (start, stop) = unsafe {
+            type Call = unsafe extern "C" fn() -> i32;
+            (driver.get::<Call>(b"cuProfilerStart")?, driver.get::<Call>(b"cuProfilerStop")?)
+        };
+        let mut cache = self.model.cache(streams, 600)?;
+        for slot in 0..streams {
+            self.prompt(&mut cache, slot, 512)?;
+        }
+        for step in 0..3 {
+            let mut batch = Batch::new();
+            (0..streams).for_each(|slot| batch.push(self.token(), slot, 512 + step, true));
+            if step == 0 {
+                // SAFETY: as above.
+                unsafe { start() };
+            }
+            self.model.forward(&mut cache, &batch)?;
+        }
+        // SAFETY: as above.
+        unsafe { stop() };
         Ok(())
     }
 
