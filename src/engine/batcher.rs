@@ -2,39 +2,54 @@
 //! token each, and what is left of the pass goes in equal shares to those whose prompt is still being read, so that a
 //! long prompt stops nobody's stream.
 //!
-//! The batcher knows neither threads nor clocks: its owner calls [`Batcher::step`] and brings the forward pass.
+//! The batcher knows neither threads nor clocks: its owner calls [`Batcher::step`] and brings the model. Where the cache has
+//! no room for all, who came last makes it, and goes on later.
 
-use super::model::{Batch, Entry, Logits};
+use super::blocks::{BLOCK, Blocks, Chain};
+use super::model::{Batch, Logits};
 use super::sequence::{Sequence, Sink, Vocabulary};
 use std::collections::VecDeque;
 use std::fmt::Display;
 
-/// Sequences that wait, and slots of the cache in which they run.
+/// What the batcher's passes run on: a model with its cache.
+pub trait Runner {
+    /// Why a pass failed.
+    type Error: Display;
+
+    /// Where in the cache conversations lie.
+    fn blocks(&mut self) -> &mut Blocks;
+
+    /// Takes a batch through the model; its tokens are in the cache then.
+    ///
+    /// # Errors
+    /// The cache holds what it held before.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, Self::Error>;
+}
+
+/// Sequences that wait, and those that run in slots of the cache.
 #[derive(Debug)]
 pub struct Batcher<S> {
     waiting: VecDeque<Sequence<S>>,
-    slots: Vec<Slot<S>>,
-    /// Counts starts, to know which slot was used last.
+    /// By slot.
+    running: Vec<Option<Running<S>>>,
+    /// Counts starts, to know who came first.
     starts: u64,
 }
 
-/// One conversation's place in the cache.
 #[derive(Debug)]
-struct Slot<S> {
-    /// The tokens whose keys and values are in the cache; they stay when their sequence ends.
-    cached: Vec<u32>,
-    running: Option<Sequence<S>>,
-    used: u64,
+struct Running<S> {
+    sequence: Sequence<S>,
+    started: u64,
 }
 
 /// How much is going on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sequences that wait for a slot.
+    /// Sequences that wait for a slot, or for room in the cache.
     pub waiting: usize,
     /// Sequences that run.
     pub running: usize,
-    /// Tokens in the cache that running sequences use.
+    /// Tokens in the cache that running sequences use; those that several share count for each.
     pub cached: usize,
 }
 
@@ -47,13 +62,14 @@ pub struct Step {
     pub prompt: usize,
     /// Tokens that were generated.
     pub generated: usize,
+    /// Sequences that had to make room for older ones, and wait again.
+    pub preempted: usize,
 }
 
 impl<S: Sink> Batcher<S> {
     /// Nothing to do yet, over a cache of this many slots.
     pub fn new(slots: usize) -> Self {
-        let slot = || Slot { cached: Vec::new(), running: None, used: 0 };
-        Self { waiting: VecDeque::new(), slots: std::iter::repeat_with(slot).take(slots).collect(), starts: 0 }
+        Self { waiting: VecDeque::new(), running: std::iter::repeat_with(|| None).take(slots).collect(), starts: 0 }
     }
 
     /// Queues a sequence.
@@ -64,122 +80,153 @@ impl<S: Sink> Batcher<S> {
     }
 
     /// How much is going on.
-    pub fn load(&self) -> Load {
-        let running = self.slots.iter().filter(|slot| slot.running.is_some());
+    pub fn load(&self, blocks: &Blocks) -> Load {
+        let running = (0..self.running.len()).filter(|&slot| self.running[slot].is_some());
         Load {
             waiting: self.waiting.len(),
             running: running.clone().count(),
-            cached: running.map(|slot| slot.cached.len()).sum(),
+            cached: running.map(|slot| blocks.len(slot)).sum(),
         }
     }
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.slots.iter().all(|slot| slot.running.is_none())
+        self.waiting.is_empty() && self.running.iter().all(Option::is_none)
     }
 
-    /// Lets go of what nobody waits for, starts what waits, and runs one forward pass of about `budget` tokens.
-    ///
-    /// Where a slot's first entry in the batch lies before the end of what the slot holds, `forward` must forget what it
-    /// holds from there on. If it fails, it must hold what it held before, and every sequence that runs fails.
-    pub fn step<E: Display>(
-        &mut self,
-        budget: usize,
-        vocabulary: &impl Vocabulary,
-        forward: impl FnOnce(&Batch) -> Result<Logits, E>,
-    ) -> Step {
-        self.let_go();
-        self.start_waiting();
-        let batch = self.plan(budget);
+    /// Lets go of what nobody waits for, starts what waits, and runs one forward pass of about `budget` tokens. If it
+    /// fails, every sequence that runs fails.
+    pub fn step(&mut self, budget: usize, vocabulary: &impl Vocabulary, runner: &mut impl Runner) -> Step {
+        self.let_go(runner.blocks());
+        self.start_waiting(runner.blocks());
+        let (batch, preempted) = self.plan(budget, runner.blocks());
+        let mut step = Step { computed: batch.len(), preempted, ..Step::default() };
         if batch.is_empty() {
-            return Step::default();
+            return step;
         }
-        let of_prompt = |entry: &&Entry| {
-            self.slots[entry.slot].running.as_ref().is_some_and(|sequence| entry.position < sequence.prompt_tokens())
+        let of_prompt = |slot: usize, position: usize| {
+            self.running[slot].as_ref().is_some_and(|running| position < running.sequence.prompt_tokens())
         };
-        let prompt = batch.entries().iter().filter(of_prompt).count();
-        let mut step = Step { computed: batch.len(), prompt, generated: 0 };
-        match forward(&batch) {
+        step.prompt = batch.entries().iter().filter(|entry| of_prompt(entry.slot, entry.position)).count();
+        match runner.forward(&batch) {
             Ok(logits) => step.generated = self.advance(&batch, &logits, vocabulary),
             Err(error) => self.fail(&error.to_string()),
         }
+        self.release_ended(runner.blocks());
         step
     }
 
-    fn let_go(&mut self) {
+    fn let_go(&mut self, blocks: &mut Blocks) {
         self.waiting.retain(|sequence| !sequence.is_cancelled());
-        for slot in &mut self.slots {
-            slot.running.take_if(|sequence| sequence.is_cancelled());
+        for running in &mut self.running {
+            running.take_if(|running| running.sequence.is_cancelled());
         }
+        self.release_ended(blocks);
     }
 
-    fn start_waiting(&mut self) {
+    /// The conversations of slots where nothing runs are over; what they held can be found for as long as it lies there.
+    fn release_ended(&self, blocks: &mut Blocks) {
+        (0..self.running.len()).filter(|&slot| self.running[slot].is_none()).for_each(|slot| blocks.release(slot));
+    }
+
+    /// Starts sequences in the order of their coming: nobody is overtaken because he needs more room.
+    fn start_waiting(&mut self, blocks: &mut Blocks) {
         while let Some(sequence) = self.waiting.front() {
-            let Some(at) = self.best_slot(sequence.tokens()) else { return };
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let slot = &mut self.slots[at];
-            // The last token runs again, as its logits choose the next.
-            let reused = common(&slot.cached, sequence.tokens()).min(sequence.tokens().len().saturating_sub(1));
-            slot.cached.truncate(reused);
-            sequence.found_in_cache(reused);
-            slot.running = Some(sequence);
+            let Some(slot) = self.running.iter().position(Option::is_none) else { return };
+            let Ok(reused) = blocks.begin(slot, Chain::root(&[]), sequence.tokens()) else { return };
+            let Some(sequence) = self.waiting.pop_front() else { return };
             self.starts += 1;
-            slot.used = self.starts;
+            self.running[slot] = Some(Running { sequence, started: self.starts });
+            self.found(slot, reused);
         }
     }
 
-    /// The free slot whose tokens begin as `prompt` does, for at least half of either: the conversation goes on there.
-    /// Else the one that was not used for longest.
-    fn best_slot(&self, prompt: &[u32]) -> Option<usize> {
-        let free = || self.slots.iter().enumerate().filter(|(_, slot)| slot.running.is_none());
-        let goes_on = free()
-            .map(|(at, slot)| (common(&slot.cached, prompt), slot.cached.len(), at))
-            .filter(|(common, cached, _)| *common > 0 && (common * 2 >= *cached || common * 2 >= prompt.len()))
-            .max();
-        goes_on.map(|(.., at)| at).or_else(|| free().min_by_key(|(_, slot)| slot.used).map(|(at, _)| at))
-    }
-
-    fn plan(&self, budget: usize) -> Batch {
-        let running = || {
-            self.slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot.cached.len(), slot.running.as_ref()?)))
-        };
-        let pending: Vec<usize> = running().map(|(_, cached, sequence)| sequence.tokens().len() - cached).collect();
+    /// The next pass, and how many had to make room for it.
+    fn plan(&mut self, budget: usize, blocks: &mut Blocks) -> (Batch, usize) {
+        let slots = self.by_age();
+        let mut pending = Vec::new();
+        for (at, &slot) in slots.iter().enumerate() {
+            let mut found = blocks.adopt(slot, self.tokens(slot));
+            let waits = self.waits(slot, &slots[..at], blocks);
+            if !waits {
+                found += blocks.adopt_part(slot, self.tokens(slot));
+            }
+            self.found(slot, found);
+            pending.push(if waits { 0 } else { self.tokens(slot).len() - blocks.len(slot) });
+        }
         let mut batch = Batch::default();
-        for ((slot, cached, sequence), share) in running().zip(shares(&pending, budget)) {
-            let tokens = sequence.tokens();
-            for position in cached..cached + share {
-                let wants_logits = position + 1 == tokens.len();
-                batch.push(tokens[position], slot, position, wants_logits);
+        let mut preempted = 0;
+        for (&slot, share) in slots.iter().zip(shares(&pending, budget)) {
+            let cached = blocks.len(slot);
+            // Older ones have their room already, so that in the end there is somebody who makes it.
+            while self.running[slot].is_some() && blocks.reserve(slot, cached + share).is_err() {
+                self.preempt(blocks);
+                preempted += 1;
+            }
+            let tokens = self.tokens(slot);
+            for position in (cached..tokens.len()).take(share) {
+                batch.push(tokens[position], slot, position, position + 1 == tokens.len());
             }
         }
-        batch
+        (batch, preempted)
+    }
+
+    /// Slots where something runs, who came first first.
+    fn by_age(&self) -> Vec<usize> {
+        let started = |slot: usize| self.running[slot].as_ref().map(|running| running.started);
+        let mut slots: Vec<usize> = (0..self.running.len()).filter(|&slot| started(slot).is_some()).collect();
+        slots.sort_by_key(|&slot| started(slot));
+        slots
+    }
+
+    fn tokens(&self, slot: usize) -> &[u32] {
+        self.running[slot].as_ref().map_or(&[], |running| running.sequence.tokens())
+    }
+
+    fn found(&mut self, slot: usize, tokens: usize) {
+        if let Some(running) = &mut self.running[slot] {
+            running.sequence.found_in_cache(tokens);
+        }
+    }
+
+    /// Whether one of the `older` is about to compute the very block that a slot needs next, which it can share then.
+    fn waits(&self, slot: usize, older: &[usize], blocks: &Blocks) -> bool {
+        let (tokens, from) = (self.tokens(slot), blocks.len(slot));
+        let to = from + BLOCK;
+        let computes = |&other: &usize| {
+            let theirs = self.tokens(other);
+            (from..to).contains(&blocks.len(other)) && theirs.len() >= to && theirs[..to] == tokens[..to]
+        };
+        from.is_multiple_of(BLOCK) && to < tokens.len() && older.iter().any(computes)
+    }
+
+    /// Sends who came last back to the queue. What it had computed stays for as long as nobody needs the room.
+    fn preempt(&mut self, blocks: &mut Blocks) {
+        let last = self.by_age().pop();
+        if let Some((slot, mut running)) = last.and_then(|slot| Some((slot, self.running[slot].take()?))) {
+            blocks.release(slot);
+            running.sequence.begins_again();
+            self.waiting.push_front(running.sequence);
+        }
     }
 
     fn advance(&mut self, batch: &Batch, logits: &Logits, vocabulary: &impl Vocabulary) -> usize {
-        for entry in batch.entries() {
-            self.slots[entry.slot].cached.push(entry.token);
-        }
         let mut row = 0;
         for entry in batch.entries().iter().filter(|entry| entry.wants_logits) {
             let logits = logits.row(row);
-            self.slots[entry.slot].running.take_if(|sequence| sequence.advance(logits, vocabulary));
+            self.running[entry.slot].take_if(|running| running.sequence.advance(logits, vocabulary));
             row += 1;
         }
         row
     }
 
     fn fail(&mut self, message: &str) {
-        for slot in &mut self.slots {
-            if let Some(sequence) = slot.running.take() {
-                sequence.fail(message);
+        for running in &mut self.running {
+            if let Some(running) = running.take() {
+                running.sequence.fail(message);
             }
         }
     }
-}
-
-/// How many tokens both begin with.
-fn common(one: &[u32], other: &[u32]) -> usize {
-    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// Deals `budget` tokens to sequences that have this many to run: one to each in any case, so that all streams flow,

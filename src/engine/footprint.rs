@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::gguf::Header;
+use super::kv_cache::Capacity;
 use super::model::{Checker, Hyper, Network, WorkspaceBytes};
 
 /// What a model takes. The default takes nothing.
@@ -47,12 +48,12 @@ impl Footprint {
     /// Bytes besides weights, keys and values, with a cache of `slots` conversations of `context` tokens: the buffers of
     /// a forward pass, its results, and vectors that are copied out of the file.
     pub fn workspace(&self, context: usize, slots: usize) -> u64 {
-        self.vectors + self.workspace.total(slots, context)
+        self.vectors + self.workspace.total(Capacity { slots, context, tokens: None })
     }
 
     /// All bytes with such a cache.
     pub fn total(&self, context: usize, slots: usize) -> u64 {
-        let tokens = (context as u64).saturating_mul(slots as u64);
+        let tokens = Capacity { slots, context, tokens: None }.tokens() as u64;
         let kv = self.kv_per_token.saturating_mul(tokens);
         self.weights.saturating_add(kv).saturating_add(self.workspace(context, slots))
     }

@@ -1,6 +1,8 @@
-//! What a model remembers of its conversations: keys and values of every token, in slots of one length.
+//! What a model remembers of its conversations: keys and values of every token, in blocks that conversations which begin
+//! alike share.
 
 use super::Error;
+use super::blocks::{BLOCK, Blocks};
 use super::kernels::Kernels;
 use super::kernels::cpu::Cpu;
 use super::kernels::cuda::Cuda;
@@ -14,10 +16,7 @@ pub struct KvCache {
     pub(super) id: u64,
     /// Which model it belongs to.
     pub(super) model: u64,
-    slots: usize,
-    context: usize,
-    /// How many tokens each slot holds.
-    lengths: Vec<usize>,
+    pub(super) blocks: Blocks,
 }
 
 /// What a cache holds, where its model computes.
@@ -32,67 +31,98 @@ pub(super) struct On<K: Kernels> {
     pub workspace: Workspace<K>,
 }
 
+/// How much a cache has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Conversations at once.
+    pub slots: usize,
+    /// Tokens that a conversation may have.
+    pub context: usize,
+    /// Tokens that all conversations may have together, if fewer than those of as many whole conversations.
+    pub tokens: Option<usize>,
+}
+
+impl Capacity {
+    /// Blocks of such a cache: enough for one whole conversation in any case.
+    pub fn blocks(&self) -> usize {
+        let whole = self.context.div_ceil(BLOCK);
+        let all = whole.saturating_mul(self.slots);
+        self.tokens.map_or(all, |tokens| tokens.div_ceil(BLOCK).clamp(whole, all.max(whole)))
+    }
+
+    /// Tokens that there is memory for.
+    pub fn tokens(&self) -> usize {
+        self.blocks().saturating_mul(BLOCK)
+    }
+}
+
 impl KvCache {
-    pub(super) fn new(held: Held, model: u64, slots: usize, context: usize) -> KvCache {
+    pub(super) fn new(held: Held, model: u64, capacity: Capacity) -> KvCache {
         static CACHES: AtomicU64 = AtomicU64::new(0);
         let id = CACHES.fetch_add(1, Ordering::Relaxed);
-        KvCache { held, id, model, slots, context, lengths: vec![0; slots] }
+        KvCache { held, id, model, blocks: Blocks::new(capacity.slots, capacity.context, capacity.blocks()) }
     }
 
     /// Conversations that it holds at once.
     pub fn slots(&self) -> usize {
-        self.slots
+        self.blocks.slots()
     }
 
     /// Tokens that a conversation may have.
     pub fn context(&self) -> usize {
-        self.context
+        self.blocks.context()
+    }
+
+    /// Which of its blocks holds what.
+    pub fn blocks(&mut self) -> &mut Blocks {
+        &mut self.blocks
     }
 
     /// Tokens that a slot holds; the next one's position. An unknown slot holds none.
     pub fn len(&self, slot: usize) -> usize {
-        self.lengths.get(slot).copied().unwrap_or(0)
+        self.blocks.len(slot)
     }
 
     /// Whether no slot holds a token.
     pub fn is_empty(&self) -> bool {
-        self.lengths.iter().all(|&len| len == 0)
+        self.blocks.is_empty()
     }
 
     /// Forgets what a slot holds beyond its first `len` tokens: those of a prompt that begins like the last one are kept
     /// and need not be computed again. A slot that holds no more stays as it is.
     pub fn truncate(&mut self, slot: usize, len: usize) {
-        if let Some(held) = self.lengths.get_mut(slot) {
-            *held = len.min(*held);
-        }
+        self.blocks.truncate(slot, len);
     }
 
-    /// The lengths after these entries.
+    /// Makes room for these entries.
     ///
     /// # Errors
-    /// When a slot is unknown, or a position isn't its slot's next one or lies beyond the context.
-    pub(super) fn extended(&self, entries: &[Entry]) -> Result<Vec<usize>, Error> {
-        let mut lengths = self.lengths.clone();
+    /// When a slot is unknown, or a position isn't its slot's next one or lies beyond the context, or all blocks are used.
+    pub(super) fn reserve(&mut self, entries: &[Entry]) -> Result<(), Error> {
+        let mut lengths: Vec<usize> = (0..self.slots()).map(|slot| self.len(slot)).collect();
         for &Entry { slot, position, .. } in entries {
             let Some(len) = lengths.get_mut(slot) else {
-                let problem = format!("there is no slot {slot}; the cache has {} of them, from 0 on", self.slots);
+                let problem = format!("there is no slot {slot}; the cache has {} of them, from 0 on", self.slots());
                 return Err(Error::Request(problem));
             };
             if position != *len {
                 let problem = format!("a token at position {position} of slot {slot}, which holds {len} tokens");
                 return Err(Error::Request(problem));
             }
-            if position >= self.context {
-                let problem = format!("slot {slot} is full: its context is {} tokens long", self.context);
+            if position >= self.context() {
+                let problem = format!("slot {slot} is full: its context is {} tokens long", self.context());
                 return Err(Error::Request(problem));
             }
             *len += 1;
         }
-        Ok(lengths)
+        for (slot, len) in lengths.into_iter().enumerate() {
+            self.blocks.reserve(slot, len).map_err(|full| Error::Request(full.to_string()))?;
+        }
+        Ok(())
     }
 
-    /// Takes the lengths that [`KvCache::extended`] told.
-    pub(super) fn commit(&mut self, lengths: Vec<usize>) {
-        self.lengths = lengths;
+    /// Notes what room was made for, once it is there.
+    pub(super) fn commit(&mut self, entries: &[Entry]) {
+        entries.iter().for_each(|entry| self.blocks.push(entry.slot, entry.token));
     }
 }

@@ -5,13 +5,15 @@
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
 //! - [`footprint`]: what the model takes, and whether it can be served: from its header alone.
 //! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
-//! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations.
+//! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations; [`blocks`]:
+//!   where that lies, and who shares it.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
 //! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
 //! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
 
 pub mod batcher;
+pub mod blocks;
 pub mod emitter;
 pub mod eval;
 pub mod footprint;

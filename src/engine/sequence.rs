@@ -122,6 +122,8 @@ pub struct Sequence<S> {
     /// The prompt, then the answer.
     tokens: Vec<u32>,
     counts: Counts,
+    /// Whether it had begun before.
+    again: bool,
     max_tokens: usize,
     sampler: Sampler,
     shown: Vec<u32>,
@@ -137,6 +139,7 @@ impl<S: Sink> Sequence<S> {
         Ok(Self {
             sink,
             counts: Counts { prompt: job.prompt.len(), ..Counts::default() },
+            again: false,
             max_tokens: job.max_tokens.min(context.saturating_sub(job.prompt.len())),
             sampler: Sampler::new(job.params, &job.prompt, job.grammar.map(|grammar| grammar.begin()))?,
             shown: job.shown,
@@ -160,9 +163,16 @@ impl<S: Sink> Sequence<S> {
         self.sink.is_closed()
     }
 
-    /// Notes that the first `cached` tokens of the prompt need no work.
-    pub fn found_in_cache(&mut self, cached: usize) {
-        self.counts.cached = cached;
+    /// Notes that so many more tokens of the prompt needed no work.
+    pub fn found_in_cache(&mut self, tokens: usize) {
+        if !self.again {
+            self.counts.cached += tokens;
+        }
+    }
+
+    /// Notes that it has to begin again: what it finds of itself does not count as found.
+    pub fn begins_again(&mut self) {
+        self.again = true;
     }
 
     /// Tells that it cannot be completed.

@@ -1,3 +1,4 @@
+use crate::engine::kv_cache::Capacity;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -46,8 +47,8 @@ impl ModelSpec {
 
     /// Bytes that it takes with `slots` conversations of `configured` tokens.
     pub fn memory(&self, configured: usize, slots: usize) -> u64 {
-        let tokens = (self.context(configured) as u64).saturating_mul(slots as u64);
-        let kv = self.kv_per_token.saturating_mul(tokens);
+        let capacity = Capacity { slots, context: self.context(configured), tokens: None };
+        let kv = self.kv_per_token.saturating_mul(capacity.tokens() as u64);
         self.weights.saturating_add(kv).saturating_add(self.workspace)
     }
 }

@@ -1,7 +1,8 @@
 use super::Metrics;
 use super::openai::Error;
 use crate::engine;
-use crate::engine::batcher::Batcher;
+use crate::engine::batcher::{Batcher, Runner};
+use crate::engine::blocks::Blocks;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::{Batch, Logits, Model};
 use crate::engine::sequence::{Event, Job, Sequence, Sink};
@@ -133,20 +134,30 @@ impl Work {
                 batcher.submit(sequence);
             }
             let begun = Instant::now();
-            let step = batcher.step(pace.budget(), &*tokenizer, |batch| forward(&model, &mut cache, batch));
+            let step = batcher.step(pace.budget(), &*tokenizer, &mut Passes { model: &model, cache: &mut cache });
             let took = begun.elapsed();
             pace.note(step.computed, took);
-            metrics.step(step, batcher.load(), took);
+            metrics.step(step, batcher.load(cache.blocks()), took);
         }
     }
 }
 
-fn forward(model: &Model, cache: &mut KvCache, batch: &Batch) -> Result<Logits, engine::Error> {
-    for entry in batch.entries() {
-        // Does something only at the first token of a conversation that begins like the one before it in the slot.
-        cache.truncate(entry.slot, entry.position);
+/// Passes through a model.
+struct Passes<'a> {
+    model: &'a Model,
+    cache: &'a mut KvCache,
+}
+
+impl Runner for Passes<'_> {
+    type Error = engine::Error;
+
+    fn blocks(&mut self) -> &mut Blocks {
+        self.cache.blocks()
     }
-    model.forward(cache, batch)
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, engine::Error> {
+        self.model.forward(self.cache, batch)
+    }
 }
 
 /// How many tokens a step may take, so that streams flow and cancelled work stops soon on slow machines too.

@@ -9,12 +9,13 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Metrics {
     slots: usize,
-    /// Tokens that all slots can hold.
+    /// Tokens that the cache can hold.
     capacity: usize,
     /// By path and status.
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
+    preempted: AtomicU64,
     waiting: AtomicUsize,
     running: AtomicUsize,
     cached: AtomicUsize,
@@ -24,13 +25,14 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(slots: usize, context: usize) -> Self {
+    pub(super) fn new(slots: usize, capacity: usize) -> Self {
         Self {
             slots,
-            capacity: slots * context,
+            capacity,
             requests: Mutex::default(),
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
+            preempted: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
@@ -50,6 +52,7 @@ impl Metrics {
     pub(super) fn step(&self, step: Step, load: Load, took: Duration) {
         self.prompt_tokens.fetch_add(step.prompt as u64, Relaxed);
         self.generated_tokens.fetch_add(step.generated as u64, Relaxed);
+        self.preempted.fetch_add(step.preempted as u64, Relaxed);
         self.waiting.store(load.waiting, Relaxed);
         self.running.store(load.running, Relaxed);
         self.cached.store(load.cached, Relaxed);
@@ -84,6 +87,7 @@ impl Metrics {
         let counters = [
             ("prompt_tokens_total", "Tokens of prompts that were computed.", &self.prompt_tokens),
             ("generated_tokens_total", "Tokens that were generated.", &self.generated_tokens),
+            ("preempted_total", "Answers that had to make room for older ones, and went on later.", &self.preempted),
         ];
         for (name, help, value) in counters {
             describe(out, name, "counter", help)?;
@@ -158,10 +162,10 @@ mod tests {
 
     #[test]
     fn tells_what_happened() {
-        let metrics = Metrics::new(2, 100);
+        let metrics = Metrics::new(2, 200);
         metrics.request("/v1/models", 200);
         metrics.request("/v1/models", 200);
-        let step = Step { computed: 7, prompt: 6, generated: 2 };
+        let step = Step { computed: 7, prompt: 6, generated: 2, preempted: 1 };
         metrics.step(step, Load { waiting: 3, running: 2, cached: 50 }, Duration::from_millis(20));
         metrics.answer(Duration::from_secs(2));
         metrics.answer(Duration::from_secs(1000));
@@ -170,6 +174,7 @@ mod tests {
             "sovereign_worker_requests_total{path=\"/v1/models\",status=\"200\"} 2",
             "sovereign_worker_prompt_tokens_total 6",
             "sovereign_worker_generated_tokens_total 2",
+            "sovereign_worker_preempted_total 1",
             "sovereign_worker_queue 3",
             "sovereign_worker_slots_busy 2",
             "sovereign_worker_kv_tokens 50",

@@ -18,6 +18,7 @@ pub use listen::Listener;
 pub use tie::Tie;
 
 use crate::engine::Error;
+use crate::engine::blocks::BLOCK;
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
@@ -107,8 +108,8 @@ impl Worker {
     /// Listening failed, or the engine is dead.
     pub async fn serve(self, listener: Listener) -> io::Result<()> {
         let Options { name, context, slots, .. } = self.options;
-        let metrics = Arc::new(Metrics::new(slots, context));
-        let cache = self.model.cache(slots, context).map_err(io::Error::other)?;
+        let mut cache = self.model.cache(slots, context).map_err(io::Error::other)?;
+        let metrics = Arc::new(Metrics::new(slots, cache.blocks().count() * BLOCK));
         let ended = CancellationToken::new();
         let work = Work { model: self.model, cache, tokenizer: self.tokenizer.clone(), metrics: metrics.clone() };
         let engine = Engine::start(work, ended.clone())?;

@@ -70,8 +70,8 @@ impl Fit {
     fn of(inspection: &Inspection, config: &Config) -> anyhow::Result<Self> {
         let (context, slots) = (inspection.context(config.engine.context), config.engine.slots);
         let (needed, budget) = (inspection.memory(context, slots), placement::budget(config, &[])?.ram);
-        let kv = inspection.kv_per_token.saturating_mul(context as u64).saturating_mul(slots as u64);
         let workspace = inspection.workspace(context, slots);
+        let kv = inspection.memory(context, slots) - inspection.weights - workspace;
         Ok(Self {
             fits: inspection.problem.is_none() && needed <= budget,
             context,

@@ -1,6 +1,8 @@
 //! The scheduler over a scripted forward pass: a model that says what comes after each token.
 
 use super::*;
+use crate::engine::blocks::Copy;
+use crate::engine::model::Entry;
 use crate::engine::sampler::Params;
 use crate::engine::sequence::{Counts, Event, Finish, Job, Scored};
 use proptest::prelude::*;
@@ -71,21 +73,79 @@ impl Sink for Client {
     }
 }
 
-/// A batcher, its model, and what passed through the model: slot, position and letter of each entry.
+/// The scripted model: what lies in its memory, and what passed through it: slot and letter of each entry.
+struct Script {
+    blocks: Blocks,
+    /// At each position of each block a token, with all that came before it.
+    memory: Vec<Vec<Vec<u32>>>,
+    passes: Vec<String>,
+    broken: bool,
+    /// Whether the next token is made of all before, rather than the next letter.
+    sums: bool,
+}
+
+impl Runner for Script {
+    type Error = &'static str;
+
+    fn blocks(&mut self) -> &mut Blocks {
+        &mut self.blocks
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, &'static str> {
+        if self.broken {
+            return Err("the card is gone");
+        }
+        for Copy { from, to } in self.blocks.take_copies() {
+            self.memory[to as usize] = self.memory[from as usize].clone();
+        }
+        let (mut logits, mut pass) = (Vec::new(), Vec::new());
+        for &Entry { token, slot, position, wants_logits } in batch.entries() {
+            assert_eq!(position, self.blocks.len(slot), "a gap in the cache");
+            self.blocks.reserve(slot, position + 1).expect("the batcher reserved it");
+            let place = |at: usize| (self.blocks.tables()[slot][at / BLOCK] as usize, at % BLOCK);
+            let mut seen = match position.checked_sub(1).map(place) {
+                Some((block, at)) => self.memory[block][at].clone(),
+                None => Vec::new(),
+            };
+            seen.push(token);
+            assert_eq!(seen.len(), position + 1, "another conversation's block");
+            let (block, at) = place(position);
+            self.memory[block][at] = seen.clone();
+            self.blocks.push(slot, token);
+            pass.push(format!("{slot}{}{}", TOKENS[token as usize] as char, if wants_logits { "!" } else { "" }));
+            if wants_logits {
+                // It depends on all that came before, so that a wrong cache gives a wrong answer.
+                let sum: u32 = seen.iter().sum();
+                let next = if self.sums { sum % (END - 1) } else { (token + 1).min(END) };
+                let mut row = vec![0.0; TOKENS.len()];
+                row[next as usize] = 1.0;
+                logits.extend(row);
+            }
+        }
+        self.passes.push(pass.join(" "));
+        Ok(Logits::new(logits, TOKENS.len()))
+    }
+}
+
+/// A batcher and its model.
 struct House {
     batcher: Batcher<Client>,
+    script: Script,
     context: usize,
     budget: usize,
-    passes: Vec<String>,
-    /// The model's cache, to see that each pass goes on where the last ended.
-    cache: Vec<Vec<u32>>,
-    broken: bool,
+    preempted: usize,
 }
 
 impl House {
     fn new(slots: usize) -> Self {
-        let cache = vec![Vec::new(); slots];
-        Self { batcher: Batcher::new(slots), context: 64, budget: 8, passes: Vec::new(), cache, broken: false }
+        Self::with_blocks(slots, 64, 2 * slots)
+    }
+
+    fn with_blocks(slots: usize, context: usize, blocks: usize) -> Self {
+        let blocks = Blocks::new(slots, context, blocks);
+        let memory = vec![vec![Vec::new(); BLOCK]; blocks.count()];
+        let script = Script { blocks, memory, passes: Vec::new(), broken: false, sums: false };
+        Self { batcher: Batcher::new(slots), script, context, budget: 8, preempted: 0 }
     }
 
     fn ask(&mut self, prompt: &str, change: impl FnOnce(&mut Job)) -> Client {
@@ -99,32 +159,13 @@ impl House {
     }
 
     fn step(&mut self) -> Step {
-        let (cache, broken) = (&mut self.cache, self.broken);
-        let mut pass = String::new();
-        let step = self.batcher.step(self.budget, &Letters, |batch| {
-            let mut logits = Vec::new();
-            for entry in batch.entries() {
-                let slot = &mut cache[entry.slot];
-                assert!(entry.position <= slot.len(), "a gap in the cache");
-                slot.truncate(entry.position);
-                slot.push(entry.token);
-                pass.push_str(&format!("{}{}", entry.slot, TOKENS[entry.token as usize] as char));
-                if entry.wants_logits {
-                    pass.push('!');
-                    // It sees all that came before, so that a wrong cache gives a wrong answer.
-                    let next = slot.last().map_or(0, |last| (last + 1).min(END));
-                    let mut row = vec![0.0; TOKENS.len()];
-                    row[next as usize] = 1.0;
-                    logits.extend(row);
-                }
-                pass.push(' ');
-            }
-            if broken { Err("the card is gone") } else { Ok(Logits::new(logits, TOKENS.len())) }
-        });
-        if step.computed > 0 {
-            self.passes.push(pass.trim_end().to_string());
-        }
+        let step = self.batcher.step(self.budget, &Letters, &mut self.script);
+        self.preempted += step.preempted;
         step
+    }
+
+    fn load(&self) -> Load {
+        self.batcher.load(&self.script.blocks)
     }
 
     /// Steps until nothing is left to do.
@@ -135,7 +176,7 @@ impl House {
             }
             self.step();
         }
-        panic!("it never ends: {:?}", self.passes);
+        panic!("it never ends: {:?}", self.script.passes);
     }
 }
 
@@ -178,14 +219,14 @@ fn all_that_run_share_a_pass() {
     house.ask("a", |_| {});
     house.ask("x", |_| {});
     let waiting = house.ask("m", |job| job.max_tokens = 1);
-    assert_eq!(house.batcher.load(), Load { waiting: 3, running: 0, cached: 0 });
-    assert_eq!(house.step(), Step { computed: 2, prompt: 2, generated: 2 });
-    assert_eq!(house.batcher.load(), Load { waiting: 1, running: 2, cached: 2 });
-    assert_eq!(house.step(), Step { computed: 2, prompt: 0, generated: 2 });
+    assert_eq!(house.load(), Load { waiting: 3, running: 0, cached: 0 });
+    assert_eq!(house.step(), Step { computed: 2, prompt: 2, generated: 2, preempted: 0 });
+    assert_eq!(house.load(), Load { waiting: 1, running: 2, cached: 2 });
+    assert_eq!(house.step(), Step { computed: 2, prompt: 0, generated: 2, preempted: 0 });
     house.run();
-    assert_eq!(house.passes, ["0a! 1x!", "0b! 1y!", "0c! 1z!", "0m!"]);
+    assert_eq!(house.script.passes, ["0a! 1x!", "0b! 1y!", "0c! 1z!", "0m!"]);
     assert_eq!(*waiting.text.borrow(), "n");
-    assert_eq!(house.batcher.load(), Load::default());
+    assert_eq!(house.load(), Load::default());
 }
 
 #[test]
@@ -196,7 +237,7 @@ fn a_long_prompt_stops_nobody() {
     house.step();
     let slow = house.ask("ghijklmn", |job| job.max_tokens = 1);
     house.run();
-    assert_eq!(house.passes, ["0a!", "0b! 1g 1h 1i", "0c! 1j 1k 1l", "0d! 1m 1n!"]);
+    assert_eq!(house.script.passes, ["0a!", "0b! 1g 1h 1i", "0c! 1j 1k 1l", "0d! 1m 1n!"]);
     assert_eq!((&**quick.text.borrow(), &**slow.text.borrow()), ("bcde", "o"));
 }
 
@@ -210,7 +251,7 @@ fn whoever_leaves_is_let_go_before_the_next_pass() {
     leaves.gone.set(true);
     waits.gone.set(true);
     house.step();
-    assert_eq!(house.passes, ["0a!", "0x!"]);
+    assert_eq!(house.script.passes, ["0a!", "0x!"]);
     assert_eq!(*next.text.borrow(), "y");
     assert!(house.batcher.is_idle());
 }
@@ -220,24 +261,55 @@ fn what_the_cache_has_is_not_computed_again() {
     let mut house = House::new(2);
     house.ask("abc", |_| {});
     house.run();
-    assert_eq!(house.passes.split_off(0), ["0a 0b 0c!", "0d!", "0e!"]);
+    assert_eq!(house.script.passes.split_off(0), ["0a 0b 0c!", "0d!", "0e!"]);
     // The conversation goes on: the answer's last token was never computed.
     let goes_on = house.ask("abcdefg", |job| job.max_tokens = 1);
     house.run();
-    assert_eq!(house.passes.split_off(0), ["0f 0g!"]);
+    assert_eq!(house.script.passes.split_off(0), ["0f 0g!"]);
     assert_eq!(goes_on.counts(), Counts { prompt: 7, cached: 5, completion: 1 });
     // The same again: its last token must run, as its logits are needed.
     house.ask("abcdefg", |job| job.max_tokens = 1);
     house.run();
-    assert_eq!(house.passes.split_off(0), ["0g!"]);
-    // Another conversation takes the other slot, although this one begins alike.
-    house.ask("axyz", |job| job.max_tokens = 1);
+    assert_eq!(house.script.passes.split_off(0), ["0g!"]);
+    // Others that begin alike need not wait for a slot of their own.
+    house.ask("abxy", |job| job.max_tokens = 1);
+    house.ask("abcx", |job| job.max_tokens = 1);
     house.run();
-    assert_eq!(house.passes.split_off(0), ["1a 1x 1y 1z!"]);
-    // A third takes the one that was not used for longest.
-    house.ask("qr", |job| job.max_tokens = 1);
+    assert_eq!(house.script.passes, ["0x 0y! 1x!"]);
+}
+
+#[test]
+fn who_asks_the_same_at_the_same_time_waits_for_its_blocks() {
+    let mut house = House::with_blocks(3, 128, 12);
+    house.budget = 40;
+    let system = "abcdefghijklmnopqrstuvwxabcdefghijklmnopqrstuvwxabcdefghijklmnopqrst".to_string();
+    let clients = ["uvw", "vwx", "uvw"].map(|user| house.ask(&(system.clone() + user), |job| job.max_tokens = 1));
     house.run();
-    assert_eq!(house.passes, ["0q 0r!"]);
+    let computed: Vec<usize> = house.script.passes.iter().map(|pass| pass.split(' ').count()).collect();
+    // 64 of 71 tokens are computed once; what follows is each one's own, but for what one finds of another's.
+    assert_eq!(computed[0], 40);
+    assert!(computed.iter().sum::<usize>() <= 64 + 3 * 7, "{computed:?}");
+    assert_eq!(clients.map(|client| client.text.borrow().clone()), ["x", "y", "x"]);
+}
+
+#[test]
+fn who_came_last_makes_room_and_goes_on_later() {
+    // Room for one whole conversation and a block: both start, and grow.
+    let mut house = House::with_blocks(2, 96, 4);
+    house.script.sums = true;
+    let long = |job: &mut Job| job.max_tokens = 60;
+    let first = house.ask("abcdefghijklmnopqrstuvwxyabcde", long);
+    let second = house.ask("bcdefghijklmnopqrstuvwxyabcdef", long);
+    house.run();
+    assert!(house.preempted > 0);
+    assert_eq!((first.counts().completion, second.counts().completion), (60, 60));
+    // What it finds of itself later is not told as found.
+    assert_eq!(second.counts().cached, 0);
+    let mut alone = House::with_blocks(1, 96, 3);
+    alone.script.sums = true;
+    let expected = alone.ask("bcdefghijklmnopqrstuvwxyabcdef", long);
+    alone.run();
+    assert_eq!(second.text, expected.text);
 }
 
 #[test]
@@ -245,10 +317,10 @@ fn a_pass_that_fails_ends_those_that_run() {
     let mut house = House::new(1);
     let runs = house.ask("ab", |_| {});
     let waits = house.ask("ab", |_| {});
-    house.broken = true;
+    house.script.broken = true;
     house.step();
     assert_eq!(*runs.end.borrow(), Some(Event::Failed("the card is gone".into())));
-    house.broken = false;
+    house.script.broken = false;
     house.run();
     // Nothing of the failed pass is taken to be in the cache.
     assert_eq!(waits.counts(), Counts { prompt: 2, cached: 0, completion: 3 });
@@ -293,11 +365,13 @@ proptest! {
     /// Whatever comes and goes, everybody who stays gets the answer that he would get alone.
     #[test]
     fn company_changes_no_answer(
-        asks in prop::collection::vec(("[a-y]{1,20}", 1usize..6, 0usize..6, any::<bool>()), 1..8),
+        asks in prop::collection::vec(("[ab]{0,3}[a-y]{1,20}|abcdefghijklmnopqrstuvwxyabcdefgh[a-c]{2,5}", 1usize..20, 0usize..6, any::<bool>()), 1..8),
         slots in 1usize..4,
         budget in 1usize..12,
+        blocks in 2usize..9,
     ) {
-        let mut house = House { budget, ..House::new(slots) };
+        let mut house = House { budget, ..House::with_blocks(slots, 64, blocks) };
+        house.script.sums = true;
         let mut clients = Vec::new();
         for (prompt, max_tokens, steps, leaves) in &asks {
             clients.push(house.ask(prompt, |job| job.max_tokens = *max_tokens));
@@ -312,6 +386,7 @@ proptest! {
         for ((prompt, max_tokens, ..), client) in asks.iter().zip(&clients) {
             if client.gone.get() { continue }
             let mut alone = House::new(1);
+            alone.script.sums = true;
             let expected = alone.ask(prompt, |job| job.max_tokens = *max_tokens);
             alone.run();
             prop_assert_eq!(&*client.text.borrow(), &*expected.text.borrow());

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod cuda;
 
+use super::blocks;
 use super::quant::Format;
 use std::sync::Arc;
 
@@ -28,10 +29,8 @@ pub struct OutOfMemory {
 pub struct CacheShape {
     /// Layers, each with keys and values of its own.
     pub layers: usize,
-    /// Conversations.
-    pub slots: usize,
-    /// Positions in a conversation.
-    pub context: usize,
+    /// Blocks of so many positions each: [`BLOCK`](super::blocks::BLOCK).
+    pub blocks: usize,
     /// Heads of keys and values.
     pub heads: usize,
     /// Dimensions of a head.
@@ -40,7 +39,7 @@ pub struct CacheShape {
 
 /// The tokens of a step, by row.
 #[derive(Debug, Clone, Default)]
-pub struct Step {
+pub struct Step<'a> {
     /// What they are.
     pub tokens: Vec<u32>,
     /// Whose conversation each belongs to. Tokens of a slot that follow each other here follow each other there.
@@ -49,9 +48,11 @@ pub struct Step {
     pub positions: Vec<usize>,
     /// The rows that logits are wanted of.
     pub wanted: Vec<usize>,
+    /// Of each slot, the cache's blocks in which its positions lie.
+    pub tables: &'a [Vec<u32>],
 }
 
-impl Step {
+impl Step<'_> {
     /// How many tokens there are.
     pub fn rows(&self) -> usize {
         self.tokens.len()
@@ -119,7 +120,7 @@ pub trait Kernels: Send + Sync + Sized {
     type Buffer: Send + Sync;
     /// Weights of a linear map, or a table of embeddings, as a file stores them.
     type Matrix: Send + Sync;
-    /// Keys and values of all layers and slots, in halves.
+    /// Keys and values of all layers, in blocks.
     type Cache: Send + Sync;
 
     /// A buffer of `len` zeros.
@@ -156,6 +157,9 @@ pub trait Kernels: Send + Sync + Sized {
     /// # Errors
     /// The device has no room.
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache, OutOfMemory>;
+
+    /// Makes one block of a cache what another one is.
+    fn copy_block(&self, cache: &mut Self::Cache, copy: blocks::Copy);
 
     /// Rows of a step at most: enough that reading the weights is amortised.
     fn rows_at_once(&self) -> usize {

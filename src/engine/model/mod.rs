@@ -27,11 +27,12 @@ pub(super) use source::Checker;
 pub(super) use workspace::WorkspaceBytes;
 
 use super::Error;
+use super::blocks::Blocks;
 use super::gguf::Gguf;
 use super::kernels::cpu::{Cpu, physical_cores};
 use super::kernels::cuda::Cuda;
 use super::kernels::{CacheShape, Kernels, Step};
-use super::kv_cache::{self, Held, KvCache};
+use super::kv_cache::{self, Capacity, Held, KvCache};
 use gemma::Gemma3;
 use layers::Ends;
 use llama::Llama;
@@ -174,16 +175,22 @@ impl Model {
     /// # Errors
     /// When either is zero, or the memory is not to be had.
     pub fn cache(&self, slots: usize, context: usize) -> Result<KvCache, Error> {
-        if slots == 0 || context == 0 {
+        self.cache_of(Capacity { slots, context, tokens: None })
+    }
+
+    /// An empty cache of this size.
+    ///
+    /// # Errors
+    /// When it has room for nothing, or the memory is not to be had.
+    pub fn cache_of(&self, capacity: Capacity) -> Result<KvCache, Error> {
+        if capacity.slots == 0 || capacity.context == 0 {
             return Err(Error::Request("a cache needs at least one slot, and a context of at least one token".into()));
         }
-        let Hyper { layers, kv_heads: heads, head: size, .. } = self.hyper;
-        let shape = CacheShape { layers, slots, context, heads, size };
         let held = match &self.loaded {
-            Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, shape)?)),
-            Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, shape)?)),
+            Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, capacity)?)),
+            Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, capacity)?)),
         };
-        Ok(KvCache::new(held, self.id, slots, context))
+        Ok(KvCache::new(held, self.id, capacity))
     }
 
     /// Takes a batch through the model: its tokens are added to the cache, and the logits that it wants come back.
@@ -201,17 +208,18 @@ impl Model {
             let problem = format!("there is no token {}; the vocabulary has {vocabulary} of them", entry.token);
             return Err(Error::Request(problem));
         }
-        let lengths = cache.extended(entries)?;
+        cache.reserve(entries)?;
 
-        let logits = match (&self.loaded, &mut cache.held) {
-            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, cache.id, entries),
-            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, cache.id, entries),
+        let KvCache { held, id, blocks, .. } = &mut *cache;
+        let logits = match (&self.loaded, held) {
+            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries),
+            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
         };
         if let Some(&value) = logits.iter().find(|value| !value.is_finite()) {
             return Err(Error::NotFinite(value));
         }
-        cache.commit(lengths);
+        cache.commit(entries);
         Ok(Logits::new(logits, vocabulary))
     }
 }
@@ -222,19 +230,28 @@ impl<K: Kernels> On<K> {
         Ok(On { kernels, network })
     }
 
-    fn cache(&self, hyper: &Hyper, shape: CacheShape) -> Result<kv_cache::On<K>, Error> {
-        let memory = self.kernels.cache(shape)?;
-        Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, shape.slots, shape.context)? })
+    fn cache(&self, hyper: &Hyper, capacity: Capacity) -> Result<kv_cache::On<K>, Error> {
+        let Hyper { layers, kv_heads: heads, head: size, .. } = *hyper;
+        let memory = self.kernels.cache(CacheShape { layers, blocks: capacity.blocks(), heads, size })?;
+        Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, capacity)? })
     }
 
     /// The logits of the entries that want them, a row each.
-    fn forward(&self, hyper: &Hyper, held: &mut kv_cache::On<K>, cache: u64, entries: &[Entry]) -> Vec<f32> {
+    fn forward(
+        &self,
+        hyper: &Hyper,
+        held: &mut kv_cache::On<K>,
+        cache: u64,
+        blocks: &mut Blocks,
+        entries: &[Entry],
+    ) -> Vec<f32> {
         let On { kernels: k, network } = self;
         let kv_cache::On { memory, workspace: w } = held;
+        blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
         let mut logits = Vec::new();
         let mut take = |found: Vec<f32>| if logits.is_empty() { logits = found } else { logits.extend(found) };
         for entries in entries.chunks(w.rows) {
-            let step = step(entries);
+            let step = step(entries, blocks.tables());
             let (first, others) = step.wanted.split_at(step.wanted.len().min(w.logit_rows));
             k.pass(&step, cache, || {
                 network.forward(k, hyper, &step, memory, w);
@@ -266,12 +283,13 @@ fn checked(gguf: &Gguf) -> Result<Hyper, Error> {
     Ok(hyper)
 }
 
-fn step(entries: &[Entry]) -> Step {
+fn step<'a>(entries: &[Entry], tables: &'a [Vec<u32>]) -> Step<'a> {
     Step {
         tokens: entries.iter().map(|entry| entry.token).collect(),
         slots: entries.iter().map(|entry| entry.slot).collect(),
         positions: entries.iter().map(|entry| entry.position).collect(),
         wanted: (0..entries.len()).filter(|&row| entries[row].wants_logits).collect(),
+        tables,
     }
 }
 

@@ -2,6 +2,7 @@ use super::hyper::Hyper;
 use crate::engine::Error;
 use crate::engine::kernels::Kernels;
 use crate::engine::kernels::cpu::Cpu;
+use crate::engine::kv_cache::Capacity;
 
 /// Tokens of a step at most on a processor; a longer batch goes through in several.
 pub const ROWS: usize = 256;
@@ -40,12 +41,12 @@ pub struct Workspace<K: Kernels> {
 }
 
 impl<K: Kernels> Workspace<K> {
-    /// For a cache of so many slots.
+    /// For a cache of this size.
     ///
     /// # Errors
     /// When the memory is not to be had.
-    pub fn new(kernels: &K, hyper: &Hyper, slots: usize, context: usize) -> Result<Self, Error> {
-        let lengths = Lengths::new(kernels.rows_at_once(), slots, context);
+    pub fn new(kernels: &K, hyper: &Hyper, capacity: Capacity) -> Result<Self, Error> {
+        let lengths = Lengths::new(kernels.rows_at_once(), capacity);
         let rows = |len: usize| kernels.buffer(lengths.rows * len);
         Ok(Workspace {
             x: rows(hyper.width)?,
@@ -73,9 +74,9 @@ struct Lengths {
 }
 
 impl Lengths {
-    fn new(at_once: usize, slots: usize, context: usize) -> Lengths {
-        let rows = at_once.min(slots.saturating_mul(context)).max(1);
-        Lengths { rows, logit_rows: slots.clamp(1, rows) }
+    fn new(at_once: usize, capacity: Capacity) -> Lengths {
+        let rows = at_once.min(capacity.slots.saturating_mul(capacity.context)).max(1);
+        Lengths { rows, logit_rows: capacity.slots.clamp(1, rows) }
     }
 }
 
@@ -95,9 +96,9 @@ impl WorkspaceBytes {
         WorkspaceBytes { row, logit_row: 2 * 4 * hyper.vocabulary as u64 }
     }
 
-    /// With a cache of so many slots.
-    pub fn total(&self, slots: usize, context: usize) -> u64 {
-        let Lengths { rows, logit_rows } = Lengths::new(ROWS, slots, context);
+    /// With a cache of this size.
+    pub fn total(&self, capacity: Capacity) -> u64 {
+        let Lengths { rows, logit_rows } = Lengths::new(ROWS, capacity);
         rows as u64 * self.row + logit_rows as u64 * self.logit_row
     }
 }

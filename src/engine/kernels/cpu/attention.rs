@@ -5,11 +5,15 @@
 //! result does not depend on which others share its task: a token alone gives the same bits as in a batch.
 
 use super::{Attention, Cache, Isa, Parts, Pool, Step};
+use crate::engine::blocks::BLOCK;
+use std::ops::Range;
 
 /// Rows of a task at most.
 const ROWS: usize = 8;
-/// Keys that are scored before values are summed.
-const TILE: usize = 64;
+/// Blocks whose keys are scored before their values are summed.
+const BLOCKS: usize = 2;
+/// Keys of so many blocks.
+const TILE: usize = BLOCKS * BLOCK;
 /// Dimensions of a head at most: a task's rows lie on its stack.
 pub const MAX_HEAD: usize = 512;
 
@@ -47,7 +51,7 @@ pub fn attend(
             }
         }
         let kv_head = task.head / (attention.heads / cache.shape().heads);
-        rows.look_through(isa, cache, (layer, step.slots[task.token], kv_head), attention);
+        rows.look_through(isa, cache, (layer, &step.tables[step.slots[task.token]], kv_head), attention);
         for row in 0..rows.count {
             let (token, head) = (task.token + row / task.heads, task.head + row % task.heads);
             // SAFETY: a token's head belongs to one task, and a task runs once.
@@ -120,25 +124,31 @@ impl Rows {
         self.count += 1;
     }
 
-    fn look_through(&mut self, isa: Isa, cache: &Cache, at: (usize, usize, usize), attention: &Attention) {
-        let (layer, slot, head) = at;
+    fn look_through(&mut self, isa: Isa, cache: &Cache, at: (usize, &[u32], usize), attention: &Attention) {
+        let (layer, table, head) = at;
         let seen = &self.seen[..self.count];
         let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0) / TILE * TILE;
         let end = seen.iter().map(|seen| seen.1).max().unwrap_or(0);
         let mut scores = [[0.0; TILE]; ROWS];
         for from in (first..end).step_by(TILE) {
             let to = end.min(from + TILE);
-            self.score(isa, cache.keys(layer, slot, head, from, to), &mut scores);
+            let blocks = || table[from / BLOCK..to.div_ceil(BLOCK)].iter().zip((0..to - from).step_by(BLOCK));
+            for (&block, at) in blocks() {
+                let keys = BLOCK.min(to - from - at);
+                self.score(isa, &cache.keys(layer, block, head)[..keys * self.size], at, &mut scores);
+            }
             for row in 0..self.count {
                 self.weigh_tile(isa, row, from, to, attention.softcap, &mut scores[row]);
             }
-            self.sum(isa, cache.values(layer, slot, head, from, to), &scores, to - from);
+            for (&block, at) in blocks() {
+                self.sum(isa, cache.values(layer, block, head), &scores, at..to.min(from + at + BLOCK) - from);
+            }
         }
     }
 
-    /// Scores of a tile of keys [keys, size] for all rows.
-    fn score(&self, isa: Isa, keys: &[half::f16], scores: &mut [[f32; TILE]; ROWS]) {
-        for (k, key) in keys.chunks_exact(self.size).enumerate() {
+    /// Scores of keys [keys, size], which are those of the tile from `first` on, for all rows.
+    fn score(&self, isa: Isa, keys: &[half::f16], first: usize, scores: &mut [[f32; TILE]; ROWS]) {
+        for (k, key) in (first..).zip(keys.chunks_exact(self.size)) {
             let mut row = 0;
             while row < self.count {
                 macro_rules! score {
@@ -192,23 +202,24 @@ impl Rows {
         self.total[row] += isa.exponentials(scores, most);
     }
 
-    /// Adds a tile of values [keys, size], weighted.
-    fn sum(&mut self, isa: Isa, values: &[half::f16], weights: &[[f32; TILE]; ROWS], keys: usize) {
+    /// Adds a block's values [BLOCK, size], weighted; they are those `keys` of the tile.
+    fn sum(&mut self, isa: Isa, values: &[half::f16], weights: &[[f32; TILE]; ROWS], keys: Range<usize>) {
         let size = self.size;
+        let values = &values[..keys.len() * size];
         let (sums, weights) = (&mut self.sums[..self.count], &weights[..self.count]);
         for (sums, weights) in sums.chunks_mut(4).zip(weights.chunks(4)) {
             match (sums, weights) {
                 ([a, b, c, d], [wa, wb, wc, wd]) => isa.weigh(
                     values,
-                    [&wa[..keys], &wb[..keys], &wc[..keys], &wd[..keys]],
+                    [wa, wb, wc, wd].map(|weights| &weights[keys.clone()]),
                     [&mut a[..size], &mut b[..size], &mut c[..size], &mut d[..size]],
                 ),
                 ([a, b], [wa, wb]) => {
-                    isa.weigh(values, [&wa[..keys], &wb[..keys]], [&mut a[..size], &mut b[..size]]);
+                    isa.weigh(values, [wa, wb].map(|weights| &weights[keys.clone()]), [&mut a[..size], &mut b[..size]]);
                 }
                 (sums, weights) => {
                     for (sum, weights) in sums.iter_mut().zip(weights) {
-                        isa.weigh(values, [&weights[..keys]], [&mut sum[..size]]);
+                        isa.weigh(values, [&weights[keys.clone()]], [&mut sum[..size]]);
                     }
                 }
             }

@@ -11,7 +11,7 @@ mod pool;
 mod scalar;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use attention::MAX_HEAD;
 pub use cache::Cache;
@@ -20,6 +20,7 @@ pub use matmul::Matrix;
 pub use pool::Pool;
 
 use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
+use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::quant::Format;
 use matmul::Columns;
 use parts::Parts;
@@ -122,6 +123,10 @@ impl Kernels for Cpu {
         Cache::new(shape)
     }
 
+    fn copy_block(&self, cache: &mut Cache, copy: Copy) {
+        cache.copy(copy);
+    }
+
     fn embed(&self, table: &Matrix, tokens: &[u32], scale: f32, out: &mut Vec<f32>) {
         let rows = tokens.len();
         self.each_row(&mut out[..rows * table.cols()], rows, |row, out| {
@@ -179,10 +184,11 @@ impl Kernels for Cpu {
         let CacheShape { heads, size, .. } = cache.shape();
         for row in 0..step.rows() {
             let (slot, position) = (step.slots[row], step.positions[row]);
+            let (block, position) = (step.tables[slot][position / BLOCK], position % BLOCK);
             for head in 0..heads {
                 let from = (row * heads + head) * size;
-                self.isa.to_f16(&k[from..from + size], cache.key_mut(layer, slot, head, position));
-                self.isa.to_f16(&v[from..from + size], cache.value_mut(layer, slot, head, position));
+                self.isa.to_f16(&k[from..from + size], cache.key_mut(layer, block, head, position));
+                self.isa.to_f16(&v[from..from + size], cache.value_mut(layer, block, head, position));
             }
         }
     }

@@ -21,6 +21,15 @@ fn near(found: &[f32], expected: &[f32], error: f64) -> Result<(), TestCaseError
     Ok(())
 }
 
+/// Tables of blocks for conversations of `context` tokens, which lie anywhere.
+pub(in crate::engine::kernels) fn scattered(slots: usize, context: usize, seed: u64) -> Vec<Vec<u32>> {
+    let mut random = Random(seed);
+    let each = context.div_ceil(BLOCK);
+    let mut blocks: Vec<u32> = (0..(slots * each) as u32).collect();
+    blocks.sort_by_cached_key(|_| random.next());
+    blocks.chunks(each).map(<[u32]>::to_vec).collect()
+}
+
 /// Products of random weights with random activations: found, and in 64 bits from the dequantised weights.
 fn product(cpu: &Cpu, format: Format, rows: usize, cols: usize, count: usize, seed: u64) -> (Vec<f32>, Vec<f64>) {
     let mut random = Random(seed);
@@ -136,9 +145,10 @@ proptest! {
         let mut random = Random(seed);
         let cpu = Cpu::new(threads);
         let (slots, context, heads) = (2, 150, group * kv_heads);
-        let mut cache = cpu.cache(CacheShape { layers: 1, slots, context, heads: kv_heads, size }).unwrap();
+        let tables = &scattered(slots, context, seed);
+        let mut cache = cpu.cache(CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size }).unwrap();
         // Both conversations are full to different heights; then some tokens of each ask.
-        let mut step = Step::default();
+        let mut step = Step { tables, ..Step::default() };
         for slot in 0..slots {
             for position in 0..context - 60 * slot {
                 step.tokens.push(0);
@@ -149,7 +159,7 @@ proptest! {
         let (k, v) = (random.floats(step.rows() * kv_heads * size), random.floats(step.rows() * kv_heads * size));
         cpu.store(&k, &v, &step, 0, &mut cache);
         let asking = Step { tokens: vec![0; 7], slots: vec![0, 0, 0, 1, 1, 0, 1],
-            positions: vec![0, 64, 65, 3, 89, 149, 63], wanted: vec![] };
+            positions: vec![0, 64, 65, 3, 89, 149, 63], wanted: vec![], tables };
         let q = random.floats(7 * heads * size);
         let mut out = cpu.buffer(7 * heads * size).unwrap();
         let attention = Attention { heads, scale: 0.7, window, softcap };
@@ -208,8 +218,8 @@ fn rotations() {
 
 #[test]
 fn a_cache_beyond_all_memory_is_refused() {
-    let shape = CacheShape { layers: 1 << 20, slots: 1 << 20, context: 1 << 20, heads: 1 << 10, size: 128 };
+    let shape = CacheShape { layers: 1 << 20, blocks: 1 << 36, heads: 1 << 10, size: 128 };
     assert!(Cpu::new(1).cache(shape).is_err());
-    let shape = CacheShape { layers: 1, slots: 1, context: 1 << 50, heads: 1, size: 128 };
+    let shape = CacheShape { layers: 1, blocks: 1 << 46, heads: 1, size: 128 };
     assert!(Cpu::new(1).cache(shape).is_err());
 }

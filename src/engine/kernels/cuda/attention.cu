@@ -2,7 +2,7 @@
 // of one matrix of 16, so that each key and value is read once for all of them. Positions come in blocks of 32.
 //
 // With the order of the matrix instruction's rows and columns being ours, each lane's part of the keys and of the values
-// (which the cache keeps transposed, 32 positions at a time) is 16 neighbouring bytes: column g of the i-th of four score
+// (which the cache keeps transposed in each block) is 16 neighbouring bytes: column g of the i-th of four score
 // matrices is position 8 * (g / 2) + 2i + g % 2, so that lane t's scores are of positions 8t..8t+7.
 #include "common.cuh"
 
@@ -13,14 +13,20 @@ struct Queries {
 
 struct Attention {
     const float* q;         // [rows, heads, size]
-    const __half* cache;    // of the layer
+    const __half* cache;    // of the layer, in the first block
+    const u32* tables;      // of each slot, its blocks of 32 positions
     const Queries* queries;
     float* out;             // [rows, heads, size]
     float* partial;         // of each split, [16, size + 2]
     u32* arrived;           // zeros
-    int heads, kv_heads, size, context, window, splits;
+    u64 stride;             // halves from block to block
+    int heads, kv_heads, size, width, window, splits;
     int per, subs;          // heads of queries in a matrix, and matrices that a head of keys needs
     float scale, softcap;   // no softcap: zero
+
+    __device__ __forceinline__ const u32* table(int slot) const { return tables + (size_t)slot * width; }
+    // The keys [32, size] of a head in a block, before the values [size, 32].
+    __device__ __forceinline__ const __half* keys(u32 block, int kv) const { return cache + block * stride + (size_t)kv * 2 * 32 * size; }
 };
 
 constexpr float LOG2E = 1.4426950408889634f;
@@ -167,16 +173,19 @@ DEVICE void attend(const Attention& a) {
     const int rows = tile.count * a.per;
     // The last matrix of a group may have fewer heads; matrices of one token only are like that.
     const int real = min(a.per, group - sub * a.per);
-    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
-    const __half* values = keys + (size_t)a.context * D;
+    const u32* table = a.table(tile.slot);
 
     Rows<D, SMALL> r;
     r.init(a, tile, 0, real == a.per ? rows : real, head);
     const int to = (tile.position + tile.count - 1) / 32 + 1;
-    const int lane_key = (8 * (g / 2) + g % 2) * D + 8 * t, lane_value = g * 32 + 8 * t;
-    for (int block = first_block(a, tile) + blockIdx.x * warps + warp; block < to; block += a.splits * warps) {
-        const __half* k = keys + (size_t)block * 32 * D + lane_key;
-        const __half* v = values + (size_t)block * 32 * D + lane_value;
+    const int lane_key = (8 * (g / 2) + g % 2) * D + 8 * t, lane_value = 32 * D + g * 32 + 8 * t;
+    int block = first_block(a, tile) + blockIdx.x * warps + warp;
+    // Where the next block lies is looked up before this one is looked through.
+    u32 upcoming = block < to ? table[block] : 0;
+    for (; block < to; block += a.splits * warps) {
+        const __half* keys = a.keys(upcoming, kv);
+        const __half *k = keys + lane_key, *v = keys + lane_value;
+        if (block + a.splits * warps < to) upcoming = table[block + a.splits * warps];
         if constexpr (D <= 128) {
             uint4 kept[D / 8];
 #pragma unroll
@@ -268,8 +277,7 @@ DEVICE void attend_many(const Attention& a) {
     depend();
     // The last tiles have the most to see: they start first.
     const Queries tile = a.queries[gridDim.x - 1 - blockIdx.x];
-    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
-    const __half* values = keys + (size_t)a.context * D;
+    const u32* table = a.table(tile.slot);
     const int tokens = 16 / a.per, first = warp * tokens;
     const int mine = max(0, min(tokens, tile.count - first));
     const Queries own = {tile.row + first, mine, tile.slot, tile.position + first};
@@ -281,14 +289,15 @@ DEVICE void attend_many(const Attention& a) {
     const u32 base = (u32)__cvta_generic_to_shared(shared);
     auto fetch = [&](int block) {
         if (block < to) {
+            const __half* keys = a.keys(table[block], kv);
             const u32 stage = base + (block - from) % STAGES * PIECES * 32;
 #pragma unroll
             for (int i = threadIdx.x; i < PIECES; i += WARPS * 32) {
                 const int at = i / 32, l = i % 32, g = l / 4, t = l % 4;
                 // keys: piece (i, j) of lane l; values: piece d of lane l
                 const int row = at / (D / 32), j = at % (D / 32);
-                copy16(stage + i * 16, keys + (size_t)(block * 32 + 8 * (g / 2) + 2 * row + g % 2) * D + 32 * j + 8 * t);
-                copy16(stage + (PIECES + i) * 16, values + (size_t)block * 32 * D + (at * 8 + g) * 32 + 8 * t);
+                copy16(stage + i * 16, keys + (8 * (g / 2) + 2 * row + g % 2) * D + 32 * j + 8 * t);
+                copy16(stage + (PIECES + i) * 16, keys + 32 * D + (at * 8 + g) * 32 + 8 * t);
             }
         }
         asm volatile("cp.async.commit_group;");
@@ -332,23 +341,23 @@ KERNEL attend_any(const __grid_constant__ Attention a) {
     depend();
     const int lane = threadIdx.x % 32, D = a.size, kv = blockIdx.y, group = a.heads / a.kv_heads;
     const Queries tile = a.queries[blockIdx.x];
-    const __half* keys = a.cache + ((size_t)tile.slot * a.kv_heads + kv) * 2 * a.context * D;
-    const __half* values = keys + (size_t)a.context * D;
+    const u32* table = a.table(tile.slot);
     for (int pair = threadIdx.x / 32; pair < tile.count * group; pair += blockDim.x / 32) {
         const int token = pair / group, position = tile.position + token;
         const size_t at = ((size_t)(tile.row + token) * a.heads + kv * group + pair % group) * D;
         float q[8], o[8], most = -INFINITY, sum = 0;
         for (int i = 0; i < 8; i++) q[i] = lane + 32 * i < D ? a.q[at + lane + 32 * i] : 0, o[i] = 0;
         for (int p = max(0, position - a.window + 1); p <= position; p++) {
+            const __half *keys = a.keys(table[p / 32], kv), *values = keys + 32 * D;
             float x = 0;
             for (int i = 0; i < 8; i++)
-                if (lane + 32 * i < D) x += q[i] * __half2float(keys[(size_t)p * D + lane + 32 * i]);
+                if (lane + 32 * i < D) x += q[i] * __half2float(keys[p % 32 * D + lane + 32 * i]);
             x = score(warp_sum(x), a);
             const float m = fmaxf(most, x), less = exp2f(most - m), by = exp2f(x - m);
             most = m;
             sum = sum * less + by;
             for (int i = 0; i < 8; i++)
-                if (lane + 32 * i < D) o[i] = o[i] * less + by * __half2float(values[((size_t)(p / 32) * D + lane + 32 * i) * 32 + p % 32]);
+                if (lane + 32 * i < D) o[i] = o[i] * less + by * __half2float(values[(lane + 32 * i) * 32 + p % 32]);
         }
         for (int i = 0; i < 8; i++)
             if (lane + 32 * i < D) a.out[at + lane + 32 * i] = o[i] / sum;

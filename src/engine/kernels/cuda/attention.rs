@@ -2,9 +2,8 @@
 
 use super::driver::Address;
 use super::{Attention, Buffer, Cache, CacheShape, Cuda, Step, counters, grown};
+use crate::engine::blocks::BLOCK;
 
-/// Positions that are looked at together.
-const BLOCK: usize = 32;
 /// Rows of a matrix of queries.
 const ROWS: usize = 16;
 /// Warps of the kernel for many tokens, each with a matrix of its own.
@@ -27,14 +26,16 @@ pub(super) struct Queries {
 struct Argument {
     q: Address,
     cache: Address,
+    tables: Address,
     queries: Address,
     out: Address,
     partial: Address,
     arrived: Address,
+    stride: u64,
     heads: i32,
     kv_heads: i32,
     size: i32,
-    context: i32,
+    width: i32,
     window: i32,
     splits: i32,
     per: i32,
@@ -110,6 +111,7 @@ impl Cuda {
         let mut state = self.state();
         let state = &mut *state;
         state.graphs.packs(packing);
+        let (tables, width) = state.put_tables(&self.device, step);
         let [few_at, many_at] = [(0, &few), (1, &many)].map(|(i, queries)| {
             let ring = if state.graphs.recording() { None } else { Some(&mut state.ring) };
             state.queries[i].put(&self.device, ring, &numbers(queries))
@@ -117,14 +119,16 @@ impl Cuda {
         let mut argument = Argument {
             q: q.read(step.rows() * heads * size),
             cache: cache.layer(layer),
+            tables,
             queries: few_at,
             out: out.write(step.rows(), heads * size),
             partial: 0,
             arrived: 0,
+            stride: cache.stride(),
             heads: heads as i32,
             kv_heads: kv_heads as i32,
             size: size as i32,
-            context: cache.positions() as i32,
+            width: width as i32,
             window: window.unwrap_or(1 << 30).min(1 << 30) as i32,
             splits: 1,
             per: per as i32,

@@ -2,13 +2,11 @@
 
 use super::device::{Device, Memory};
 use super::driver::Address;
+use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::kernels::{CacheShape, OutOfMemory};
 use std::sync::Arc;
 
-/// Positions whose values lie together.
-const BLOCK: usize = 32;
-
-/// Keys and values: [layers, slots, heads, 2, positions, size] halves, where values are [positions / 32, size, 32].
+/// Keys and values: [blocks, layers, heads, 2, BLOCK, size] halves, where values are [size, BLOCK].
 pub struct Cache {
     memory: Memory,
     shape: CacheShape,
@@ -16,10 +14,8 @@ pub struct Cache {
 
 impl Cache {
     pub(super) fn new(device: &Arc<Device>, shape: CacheShape) -> Result<Cache, OutOfMemory> {
-        let CacheShape { layers, slots, context, heads, size } = shape;
-        let positions = context.checked_next_multiple_of(BLOCK);
-        let bytes = [layers, slots, heads, size].iter().try_fold(4_usize, |bytes, &n| bytes.checked_mul(n));
-        let bytes = bytes.zip(positions).and_then(|(bytes, positions)| bytes.checked_mul(positions));
+        let CacheShape { layers, blocks, heads, size } = shape;
+        let bytes = [layers, blocks, heads, BLOCK, size].iter().try_fold(4_usize, |bytes, &n| bytes.checked_mul(n));
         let bytes = bytes.ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
         let memory = device.allocate(bytes, "keys and values")?;
         // What is beyond the end of a conversation is multiplied with zero: it must be a number.
@@ -32,14 +28,28 @@ impl Cache {
         self.shape
     }
 
-    /// Positions that there is room for.
-    pub(super) fn positions(&self) -> usize {
-        self.shape.context.next_multiple_of(BLOCK)
+    /// Halves of a block, of all layers.
+    pub(super) fn stride(&self) -> u64 {
+        (self.shape.layers * self.layer_len()) as u64
     }
 
-    /// Where a layer's part begins.
+    /// Where a layer's part of the first block begins.
     pub(super) fn layer(&self, layer: usize) -> Address {
-        let CacheShape { slots, heads, size, .. } = self.shape;
-        self.memory.address() + (layer * slots * heads * 2 * self.positions() * size * 2) as u64
+        self.memory.address() + (layer * self.layer_len() * 2) as u64
+    }
+
+    /// Halves of a layer's part of a block.
+    fn layer_len(&self) -> usize {
+        self.shape.heads * 2 * BLOCK * self.shape.size
+    }
+
+    /// Makes one block what another one is, once what was queued before has ended.
+    pub(super) fn copy(&mut self, device: &Device, copy: Copy) {
+        let bytes = self.stride() * 2;
+        let [from, to] = [copy.from, copy.to].map(|block| self.memory.address() + u64::from(block) * bytes);
+        let driver = device.bind();
+        // SAFETY: both are blocks of this memory, and not the same.
+        let status = unsafe { (driver.copy_within)(to, from, bytes as usize, device.stream()) };
+        device.must(status, || "copying a block of keys and values".into());
     }
 }

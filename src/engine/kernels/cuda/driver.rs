@@ -109,6 +109,7 @@ driver! {
     free_host = b"cuMemFreeHost\0" (*mut c_void);
     copy_to_device = b"cuMemcpyHtoDAsync_v2\0" (Address, *const c_void, usize, Handle);
     copy_to_host = b"cuMemcpyDtoHAsync_v2\0" (*mut c_void, Address, usize, Handle);
+    copy_within = b"cuMemcpyDtoDAsync_v2\0" (Address, Address, usize, Handle);
     fill = b"cuMemsetD8Async\0" (Address, u8, usize, Handle);
     stream_create = b"cuStreamCreate\0" (*mut Handle, c_uint);
     stream_destroy = b"cuStreamDestroy_v2\0" (Handle);

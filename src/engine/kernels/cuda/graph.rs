@@ -3,7 +3,7 @@
 
 use super::attention::{self, Packing};
 use super::driver::{Address, Handle};
-use super::{Cuda, Matrix, Step, list};
+use super::{Cuda, Matrix, Step, list, tables};
 use crate::engine::kernels::Weights;
 use std::collections::{HashMap, HashSet};
 
@@ -74,18 +74,18 @@ impl Graphs {
     }
 }
 
+/// The power of two that no context of a step goes beyond.
+pub(super) fn longest(step: &Step) -> Option<usize> {
+    Some((step.positions.iter().max()? + 1).next_power_of_two().max(256))
+}
+
 /// The pass's key, if it is worth recording: few tokens, each of another conversation.
 fn key(step: &Step, owner: u64) -> Option<Key> {
     let rows = step.rows();
     let slots: HashSet<usize> = step.slots.iter().copied().collect();
-    let longest = step.positions.iter().max()? + 1;
+    let longest = longest(step)?;
     let wanted = step.wanted.len();
-    (rows <= ROWS && slots.len() == rows).then(|| Key {
-        owner,
-        rows,
-        wanted,
-        longest: longest.next_power_of_two().max(256),
-    })
+    (rows <= ROWS && slots.len() == rows).then_some(Key { owner, rows, wanted, longest })
 }
 
 impl Cuda {
@@ -144,6 +144,7 @@ impl Cuda {
         state.positions.put(&self.device, Some(&mut *ring), &list(&step.positions));
         state.slots.put(&self.device, Some(&mut *ring), &list(&step.slots));
         state.wanted.put(&self.device, Some(&mut *ring), &list(&step.wanted));
+        state.tables.put(&self.device, Some(&mut *ring), &tables(step).0);
         if let Some(packing) = packing {
             let [few, _] = attention::queries(step, packing);
             state.queries[0].put(&self.device, Some(&mut *ring), &attention::numbers(&few));

@@ -32,6 +32,7 @@ pub use driver::Error;
 pub use matrix::Matrix;
 
 use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
+use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::quant::Format;
 use buffer::Shape;
 use device::Memory;
@@ -63,6 +64,7 @@ struct State {
     results: Pinned,
     positions: List,
     slots: List,
+    tables: List,
     wanted: List,
     queries: [List; 2],
     /// Frequencies of rotations that were seen, on the card.
@@ -116,6 +118,7 @@ impl Cuda {
             results,
             positions: List::default(),
             slots: List::default(),
+            tables: List::default(),
             wanted: List::default(),
             queries: Default::default(),
             frequencies: Vec::new(),
@@ -160,12 +163,14 @@ struct Heads {
     k_weight: Address,
     slots: Address,
     positions: Address,
+    tables: Address,
     cache: Address,
+    stride: u64,
     heads: i32,
     kv_heads: i32,
     size: i32,
     adjacent: i32,
-    context: i32,
+    width: i32,
     total: i32,
     eps: f32,
 }
@@ -173,6 +178,17 @@ struct Heads {
 /// Threads for a row: a warp for each 256 columns, up to a whole block.
 fn threads_of(width: usize) -> usize {
     width.div_ceil(256).clamp(1, 32) * 32
+}
+
+/// The tables of all slots, each as long as the longest that this step needs, rounded up as recorded passes are; and how
+/// long that is.
+fn tables(step: &Step) -> (Vec<u32>, usize) {
+    let width = graph::longest(step).unwrap_or(0).div_ceil(BLOCK);
+    let mut tables = vec![0; step.tables.len() * width];
+    for (to, table) in tables.chunks_mut(width.max(1)).zip(step.tables) {
+        to.iter_mut().zip(table).for_each(|(to, block)| *to = *block);
+    }
+    (tables, width)
 }
 
 fn list(values: &[usize]) -> Vec<u32> {
@@ -227,6 +243,10 @@ impl Kernels for Cuda {
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, OutOfMemory> {
         Cache::new(&self.device, shape)
+    }
+
+    fn copy_block(&self, cache: &mut Cache, copy: Copy) {
+        cache.copy(&self.device, copy);
     }
 
     fn rows_at_once(&self) -> usize {
@@ -351,15 +371,31 @@ impl Kernels for Cuda {
         let total = step.rows() * heads * size;
         let (k, v) = (k.read(total), v.read(total));
         let mut state = self.state();
-        let (slots, positions) =
-            (state.put_slots(&self.device, step), state.put_positions(&self.device, &step.positions));
-        let (heads, size, context, to) = (heads as i32, size as i32, cache.positions() as i32, cache.layer(layer));
-        let grid = [total.div_ceil(THREADS), 1, 1];
-        let total = total as i32;
-        // SAFETY: store(k, v, slots, positions, heads, size, context, cache, total)
-        unsafe {
-            launch!(self.device, c"store", grid, THREADS, 0, k, v, slots, positions, heads, size, context, to, total)
+        let (tables, width) = state.put_tables(&self.device, step);
+        // The same argument as that of `rotate_store`, without what is rotated.
+        let argument = Heads {
+            q: 0,
+            k,
+            v,
+            angles: 0,
+            q_weight: 0,
+            k_weight: 0,
+            slots: state.put_slots(&self.device, step),
+            positions: state.put_positions(&self.device, &step.positions),
+            tables,
+            cache: cache.layer(layer),
+            stride: cache.stride(),
+            heads: 0,
+            kv_heads: heads as i32,
+            size: size as i32,
+            adjacent: 0,
+            width: width as i32,
+            total: total as i32,
+            eps: 0.0,
         };
+        let grid = [total.div_ceil(THREADS), 1, 1];
+        // SAFETY: takes `Heads`; buffers, lists and cache have as many rows, heads and positions.
+        unsafe { launch!(self.device, c"store", grid, THREADS, 0, argument) };
     }
 
     fn rotate_store(
@@ -374,6 +410,7 @@ impl Kernels for Cuda {
         let weight = |of: &Rotation<'_, Cuda>| of.norm.map_or(0, |(weight, _)| weight.read(size));
         let total = rows * (of_q.heads + 2 * kv_heads);
         let mut state = self.state();
+        let (tables, width) = state.put_tables(&self.device, step);
         let argument = Heads {
             q: q.write(rows, of_q.heads * size),
             k: k.write(rows, kv_heads * size),
@@ -383,12 +420,14 @@ impl Kernels for Cuda {
             k_weight: weight(of_k),
             slots: state.put_slots(&self.device, step),
             positions: state.put_positions(&self.device, &step.positions),
+            tables,
             cache: cache.layer(layer),
+            stride: cache.stride(),
             heads: of_q.heads as i32,
             kv_heads: kv_heads as i32,
             size: size as i32,
             adjacent: i32::from(of_q.pairs == Pairs::Adjacent),
-            context: cache.positions() as i32,
+            width: width as i32,
             total: total as i32,
             eps: of_q.norm.map_or(0.0, |(_, eps)| eps),
         };
@@ -457,6 +496,13 @@ impl State {
     fn put_slots(&mut self, device: &Arc<Device>, step: &Step) -> Address {
         let ring = if self.graphs.recording() { None } else { Some(&mut self.ring) };
         self.slots.put(device, ring, &list(&step.slots))
+    }
+
+    /// The tables of all slots, and how many blocks there is room for in each.
+    fn put_tables(&mut self, device: &Arc<Device>, step: &Step) -> (Address, usize) {
+        let ring = if self.graphs.recording() { None } else { Some(&mut self.ring) };
+        let (tables, width) = tables(step);
+        (self.tables.put(device, ring, &tables), width)
     }
 
     fn put_frequencies(&mut self, device: &Arc<Device>, frequencies: &[f64]) -> Address {

@@ -151,14 +151,20 @@ KERNEL rotate(float* x, int heads, int size, int adjacent, const float* angles, 
 struct Heads {
     float *q, *k;
     const float *v, *angles, *q_weight, *k_weight;
-    const u32 *slots, *positions;
-    __half* cache;
-    int heads, kv_heads, size, adjacent, context, total;
+    const u32 *slots, *positions, *tables;
+    __half* cache;  // of the layer, in the first block
+    u64 stride;     // halves from block to block
+    int heads, kv_heads, size, adjacent, width, total;
     float eps;
+
+    // The keys [32, size] of a head in the block of this row's position, before the values [size, 32].
+    __device__ __forceinline__ __half* keys(int row, int kv) const {
+        const u32 block = tables[(size_t)slots[row] * width + positions[row] / 32];
+        return cache + block * stride + (size_t)kv * 2 * 32 * size;
+    }
 };
 
-// Queries and keys are rotated, keys and values stored: a warp a head. The cache has, of each slot and head, keys
-// [positions, size], then values [positions / 32, size, 32].
+// Queries and keys are rotated, keys and values stored: a warp a head.
 KERNEL rotate_store(const __grid_constant__ Heads a) {
     release();
     depend();
@@ -171,29 +177,28 @@ KERNEL rotate_store(const __grid_constant__ Heads a) {
         return;
     }
     const int kv = (head - a.heads) % a.kv_heads;
-    const u32 position = a.positions[row];
-    __half* keys = a.cache + ((size_t)a.slots[row] * a.kv_heads + kv) * 2 * a.context * a.size;
+    const u32 position = a.positions[row] % 32;
+    __half* keys = a.keys(row, kv);
     const size_t from = ((size_t)row * a.kv_heads + kv) * a.size;
     if (head < a.heads + a.kv_heads) {
-        rotate_head(a.k + from, a.size, a.adjacent, turns, a.k_weight, a.eps, keys + (size_t)position * a.size);
+        rotate_head(a.k + from, a.size, a.adjacent, turns, a.k_weight, a.eps, keys + position * a.size);
     } else {
-        __half* values = keys + (size_t)a.context * a.size + (size_t)(position / 32) * a.size * 32 + position % 32;
+        __half* values = keys + 32 * a.size + position;
         for (int i = lane; i < a.size; i += 32) values[i * 32] = clamped(a.v[from + i]);
     }
 }
 
 // Keys and values into the cache.
-KERNEL store(const float* k, const float* v, const u32* slots, const u32* positions, int heads, int size, int context, __half* cache, int total) {
+KERNEL store(const __grid_constant__ Heads a) {
     release();
     depend();
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= total) return;
-    const int at = i % size, head = i / size % heads, row = i / size / heads;
-    const u32 position = positions[row];
-    __half* keys = cache + ((size_t)slots[row] * heads + head) * 2 * context * size;
-    __half* values = keys + (size_t)context * size;
-    keys[(size_t)position * size + at] = clamped(k[i]);
-    values[((size_t)(position / 32) * size + at) * 32 + position % 32] = clamped(v[i]);
+    if (i >= a.total) return;
+    const int at = i % a.size, head = i / a.size % a.kv_heads, row = i / a.size / a.kv_heads;
+    const u32 position = a.positions[row] % 32;
+    __half* keys = a.keys(row, head);
+    keys[position * a.size + at] = clamped(a.k[i]);
+    keys[(a.size + at) * 32 + position] = clamped(a.v[i]);
 }
 
 KERNEL add(float* x, const float* y, u64 count) {

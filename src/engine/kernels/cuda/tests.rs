@@ -1,6 +1,7 @@
 //! Every kernel against the processor's plain ones, over random shapes. Without a card they say so and pass.
 
 use super::*;
+use crate::engine::kernels::cpu::tests::scattered;
 use crate::engine::kernels::cpu::{Cpu, Isa};
 use crate::engine::quant::tests::{Random, nmse, random_row};
 use proptest::prelude::*;
@@ -407,9 +408,9 @@ impl<'a> Both<'a> {
     }
 }
 
-fn step_of(entries: &[(usize, usize)]) -> Step {
+fn step_of<'a>(entries: &[(usize, usize)], tables: &'a [Vec<u32>]) -> Step<'a> {
     let (slots, positions) = entries.iter().copied().unzip();
-    Step { tokens: vec![0; entries.len()], slots, positions, wanted: Vec::new() }
+    Step { tokens: vec![0; entries.len()], slots, positions, wanted: Vec::new(), tables }
 }
 
 proptest! {
@@ -426,18 +427,19 @@ proptest! {
         softcap in prop_oneof![Just(None), Just(Some(3.0_f32))],
     ) {
         let Some(cuda) = cuda() else { return Ok(()) };
-        let shape = CacheShape { layers: 2, slots: 3, context: prompt + 50, heads: kv_heads, size };
+        let tables = &scattered(3, prompt + 50, seed);
+        let shape = CacheShape { layers: 2, blocks: tables.concat().len(), heads: kv_heads, size };
         let attention =
             Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window, softcap };
         let mut both = Both::new(cuda, shape, seed);
         // A prompt of one conversation with a short one of another; a token of each; several tokens of one.
         let mut entries: Vec<(usize, usize)> = (0..prompt).map(|position| (1, position)).collect();
         entries.extend([(0, 0), (0, 1)]);
-        both.step(&step_of(&entries), &attention, true)?;
-        both.step(&step_of(&[(0, 2), (1, prompt), (2, 0)]), &attention, true)?;
-        both.step(&step_of(&[(1, prompt + 1)]), &attention, true)?;
+        both.step(&step_of(&entries, tables), &attention, true)?;
+        both.step(&step_of(&[(0, 2), (1, prompt), (2, 0)], tables), &attention, true)?;
+        both.step(&step_of(&[(1, prompt + 1)], tables), &attention, true)?;
         let next: Vec<_> = (2..40).map(|i| (1, prompt + i)).collect();
-        both.step(&step_of(&next), &attention, true)?;
+        both.step(&step_of(&next, tables), &attention, true)?;
     }
 }
 
@@ -445,20 +447,39 @@ proptest! {
 fn attention_over_long_contexts() {
     let Some(cuda) = cuda() else { return };
     for (size, kv_heads, group) in [(128, 8, 4), (128, 4, 7), (64, 8, 4), (256, 1, 4), (96, 2, 1)] {
-        let shape = CacheShape { layers: 1, slots: 2, context: 5000, heads: kv_heads, size };
+        let tables = &scattered(2, 5000, 7);
+        let shape = CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size };
         let attention =
             Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window: None, softcap: None };
         let mut both = Both::new(cuda, shape, 7);
         for first in (0..4200).step_by(700) {
             let prompt: Vec<_> = (first..first + 700).map(|position| (1, position)).collect();
             // The last piece sees enough for the reference's patience.
-            both.step(&step_of(&prompt), &attention, false).unwrap();
+            both.step(&step_of(&prompt, tables), &attention, false).unwrap();
         }
         let piece: Vec<_> = (4200..4240).map(|position| (1, position)).collect();
-        both.step(&step_of(&piece), &attention, true).unwrap();
+        both.step(&step_of(&piece, tables), &attention, true).unwrap();
         for position in 4240..4243 {
-            both.step(&step_of(&[(1, position)]), &attention, true).unwrap();
-            both.step(&step_of(&[(1, position), (0, position - 4240)]), &attention, true).unwrap();
+            both.step(&step_of(&[(1, position)], tables), &attention, true).unwrap();
+            both.step(&step_of(&[(1, position), (0, position - 4240)], tables), &attention, true).unwrap();
         }
     }
+}
+
+#[test]
+fn blocks_are_copied_whole() {
+    let Some(cuda) = cuda() else { return };
+    let tables = &[vec![0, 1], vec![2, 3]];
+    let shape = CacheShape { layers: 2, blocks: 4, heads: 2, size: 64 };
+    let attention = Attention { heads: 4, scale: 0.125, window: None, softcap: None };
+    let mut both = Both::new(cuda, shape, 3);
+    let prompt: Vec<_> = (0..50).map(|position| (0, position)).collect();
+    both.step(&step_of(&prompt, tables), &attention, true).unwrap();
+    for (from, to) in [(0, 3), (1, 2)] {
+        both.cuda.copy_block(&mut both.there, Copy { from, to });
+        both.cpu.copy_block(&mut both.here, Copy { from, to });
+    }
+    // Another conversation goes on from the copy, and the first one from what was copied.
+    let swapped = &[vec![0, 1], vec![3, 2]];
+    both.step(&step_of(&[(0, 50), (1, 50)], swapped), &attention, true).unwrap();
 }

@@ -5,6 +5,7 @@ mod refusals;
 mod tiny;
 
 use super::*;
+use crate::engine::blocks::Chain;
 use crate::engine::quant::Format;
 use crate::engine::quant::tests::nmse;
 use tiny::Tiny;
@@ -134,6 +135,31 @@ fn a_prefix_is_kept() {
     assert_eq!(cache.len(0), 12);
     let again = logits(&model, &mut cache, 0, &TOKENS[12..], 4);
     assert_eq!(fresh[12 * 50..], again);
+}
+
+#[test]
+fn what_is_shared_or_copied_is_what_would_be_computed() {
+    for architecture in ["llama", "qwen2", "gemma3"] {
+        let model = load(&Tiny::new(architecture));
+        let tokens: Vec<u32> = (0..100).map(|i| i * 7 % 50).collect();
+        let fresh = logits(&model, &mut model.cache(1, 128).unwrap(), 0, &tokens, 100);
+        let mut cache = model.cache(3, 128).unwrap();
+        logits(&model, &mut cache, 2, &tokens[..81], 40);
+        // Whole blocks are shared, and the beginning of one is copied: of the slot that has most.
+        for (slot, whole, part) in [(0, 64, 17), (1, 96, 3)] {
+            let blocks = cache.blocks();
+            let found = blocks.begin(slot, Chain::root(&[]), &tokens).unwrap();
+            assert_eq!((found, blocks.adopt_part(slot, &tokens)), (whole, part));
+            let rest = whole + part..;
+            assert_eq!(logits(&model, &mut cache, slot, &tokens[rest.clone()], 7), fresh[rest.start * 50..]);
+        }
+        assert_eq!(logits(&model, &mut cache, 2, &tokens[81..], 19), fresh[81 * 50..], "{architecture}");
+        // Back within a block that others see, and on another way.
+        cache.truncate(0, 40);
+        logits(&model, &mut cache, 0, &[1; 30], 30);
+        cache.truncate(1, 99);
+        assert_eq!(logits(&model, &mut cache, 1, &tokens[99..], 1), fresh[99 * 50..], "{architecture}");
+    }
 }
 
 #[test]

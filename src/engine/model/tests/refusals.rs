@@ -188,7 +188,8 @@ fn footprints_are_exact() {
         assert_eq!(footprint.servable, Servable::Yes);
         assert_eq!(footprint.weights, gguf.tensors().iter().map(|tensor| tensor.bytes).sum::<u64>());
         assert_eq!(footprint.kv_per_token, kv_per_token);
-        let expected = footprint.weights + 3 * 100 * kv_per_token + footprint.workspace(100, 3);
+        // Whole blocks: room for 128 tokens in each conversation.
+        let expected = footprint.weights + 3 * 128 * kv_per_token + footprint.workspace(100, 3);
         assert_eq!(footprint.total(100, 3), expected);
     };
     check(Tiny::new("llama"), 2 * 2 * 2 * 2 * 8);
