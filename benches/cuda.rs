@@ -15,7 +15,9 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(path) = arguments.next() else {
-        println!("SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]");
+        println!(
+            "SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]"
+        );
         return Ok(());
     };
     let what = arguments.next().unwrap_or_else(|| "all".into());
@@ -86,6 +88,7 @@ impl Bench {
     fn trace(&mut self, streams: usize) -> Result<(), Error> {
         // SAFETY: the driver is loaded already, and these two take nothing and return a number.
         let driver = unsafe { libloading::Library::new("libcuda.so.1") }?;
+        // SAFETY: the driver has both, and this is their type.
         let (start, stop) = unsafe {
             type Call = unsafe extern "C" fn() -> i32;
             (driver.get::<Call>(b"cuProfilerStart")?, driver.get::<Call>(b"cuProfilerStop")?)
