@@ -26,6 +26,12 @@ pub enum Error {
         /// What is wrong there.
         problem: String,
     },
+    /// One of several files of a model that do not fit each other.
+    #[error("this is one of several files that are a model together: {problem}")]
+    Part {
+        /// What is wrong.
+        problem: String,
+    },
     /// A key that is needed is absent.
     #[error("the model file has no {0:?} in its metadata")]
     Missing(String),

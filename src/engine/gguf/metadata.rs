@@ -4,7 +4,6 @@ use memmap2::Mmap;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::ops::Range;
-use std::sync::Arc;
 
 pub use value::{FromValue, Type, Value};
 
@@ -17,8 +16,32 @@ const SMALL_ARRAY: u64 = 16 << 10;
 /// The metadata of a model file: keys and values. Large arrays stay in the file and are read where they lie.
 #[derive(Debug, Default)]
 pub struct Metadata {
-    entries: BTreeMap<String, Value>,
-    map: Option<Arc<Mmap>>,
+    entries: BTreeMap<String, Entry>,
+    /// The file that they are in, where it is at hand.
+    file: Option<File>,
+}
+
+/// A value, and its place in the file, from its type on.
+#[derive(Debug)]
+struct Entry {
+    value: Value,
+    place: Range<u64>,
+}
+
+/// Where large arrays lie.
+#[derive(Debug)]
+pub(super) enum File {
+    Mapped(Mmap),
+    Made(Vec<u8>),
+}
+
+impl AsRef<[u8]> for File {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            File::Mapped(map) => map,
+            File::Made(bytes) => bytes,
+        }
+    }
 }
 
 /// An array's place in the file.
@@ -42,7 +65,8 @@ impl Metadata {
             let field = || format!("the name of metadata key {at}");
             let key = String::from_utf8(cursor.string(field)?).map_err(|_| Error::malformed(field(), "not UTF-8"))?;
             let field = || format!("metadata {}", quoted(&key));
-            cursor.keep(size_of::<(String, Value)>(), field)?;
+            cursor.keep(size_of::<(String, Entry)>(), field)?;
+            let start = cursor.at();
             let of = value_type(cursor, &field)?;
             let value = match of {
                 Type::Array => Value::Array(read_array(cursor, &field)?),
@@ -51,24 +75,33 @@ impl Metadata {
             if entries.contains_key(&key) {
                 return Err(Error::malformed(field(), "the key occurs twice"));
             }
-            entries.insert(key, value);
+            entries.insert(key, Entry { value, place: start..cursor.at() });
         }
-        Ok(Metadata { entries, map: None })
+        Ok(Metadata { entries, file: None })
     }
 
     /// Makes large arrays readable.
-    pub(super) fn attach(&mut self, map: Arc<Mmap>) {
-        self.map = Some(map);
+    pub(super) fn attach(&mut self, file: File) {
+        self.file = Some(file);
+    }
+
+    /// A value as the file has it, its type first; nothing, where only the header was read.
+    pub fn raw(&self, key: &str) -> Option<&[u8]> {
+        self.lying(&self.entries.get(key)?.place)
+    }
+
+    fn lying(&self, place: &Range<u64>) -> Option<&[u8]> {
+        self.file.as_ref()?.as_ref().get(place.start as usize..place.end as usize)
     }
 
     /// All keys and values, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.entries.iter().map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, entry)| (key.as_str(), &entry.value))
     }
 
     /// The value of `key`, whatever its type.
     pub fn value(&self, key: &str) -> Option<&Value> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &entry.value)
     }
 
     /// The value of `key`, which may be absent. Integers of any width are taken where they fit.
@@ -76,7 +109,7 @@ impl Metadata {
     /// # Errors
     /// When it is there but of another type.
     pub fn find<'a, T: FromValue<'a>>(&'a self, key: &str) -> Result<Option<T>, Error> {
-        let Some(value) = self.entries.get(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else { return Ok(None) };
         T::from_value(value).map(Some).ok_or_else(|| wrong_type(key, T::EXPECTED, value))
     }
 
@@ -123,13 +156,12 @@ impl Metadata {
     }
 
     fn array(&self, key: &str, expected: &'static str, fits: fn(Type) -> bool) -> Result<(&Array, &[u8]), Error> {
-        let value = self.entries.get(key).ok_or_else(|| Error::Missing(key.to_owned()))?;
+        let value = self.value(key).ok_or_else(|| Error::Missing(key.to_owned()))?;
         let Value::Array(array) = value else { return Err(wrong_type(key, expected, value)) };
         if !fits(array.of) {
             return Err(wrong_type(key, expected, value));
         }
-        let mapped = || self.map.as_ref()?.get(array.place.start as usize..array.place.end as usize);
-        let bytes = array.small.as_deref().or_else(mapped).ok_or_else(|| Error::Type {
+        let bytes = array.small.as_deref().or_else(|| self.lying(&array.place)).ok_or_else(|| Error::Type {
             key: key.to_owned(),
             expected,
             found: "a large array, which a header read alone leaves in the file".to_owned(),

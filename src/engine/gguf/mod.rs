@@ -12,6 +12,8 @@ mod cursor;
 mod error;
 mod kind;
 mod metadata;
+mod split;
+mod store;
 mod summary;
 mod tensor;
 mod value;
@@ -23,17 +25,18 @@ mod tests;
 pub use error::Error;
 pub use kind::Kind;
 pub use metadata::{Array, FromValue, Metadata, Type, Value};
+pub use store::{Store, forget, map};
 pub use summary::Summary;
 pub use tensor::Tensor;
 pub use write::{Scalar, Writer};
 
 use cursor::{Cursor, quoted};
 use memmap2::Mmap;
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::ops::{Deref, Range};
+use std::borrow::Cow;
+use std::io::{self, Read, Seek};
+use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use store::Files;
 
 /// Real files have some hundreds; a mixture of experts in separate tensors some ten thousands.
 const MAX_TENSORS: u64 = 1 << 16;
@@ -73,6 +76,15 @@ impl Header {
         place(tensors, metadata, cursor.at(), alignment, cursor.len(), version)
     }
 
+    /// The header of a model that comes in another form: see [`Gguf::of_parts`]. `bytes` are those of all its files.
+    ///
+    /// # Errors
+    /// When the metadata says what cannot be true, or a name occurs twice.
+    pub fn of_parts(metadata: &[u8], tensors: Vec<Tensor>, bytes: u64) -> Result<Header, Error> {
+        let header = Header::read(io::Cursor::new(metadata), Path::new("metadata"))?;
+        Ok(Header { file_bytes: bytes, by_name: by_name(&tensors)?, tensors, ..header })
+    }
+
     /// The version of the format, 2 or 3.
     pub fn version(&self) -> u32 {
         self.version
@@ -106,37 +118,38 @@ impl Header {
     }
 }
 
-/// A mapped model file: its header, which it dereferences to, and the bytes of its tensors.
+/// A model: its header, which it dereferences to, and the bytes of its tensors.
 #[derive(Debug)]
 pub struct Gguf {
     header: Header,
-    map: Arc<Mmap>,
+    store: Box<dyn Store>,
 }
 
 impl Gguf {
-    /// Maps the file at `path`. Only a process that may die of its model should: see the module.
+    /// Maps the file at `path`, and those that belong to it. Only a process that may die of its model should: see the
+    /// module.
     ///
     /// # Errors
-    /// When it cannot be read or mapped, is no GGUF file, or says what cannot be true.
+    /// When one cannot be read or mapped, is no GGUF file, or says what cannot be true.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let mut header = Header::read(&file, path)?;
-        // SAFETY: two things must not happen while a mapping is borrowed. Its bytes must not change: model files appear
-        // under their final name complete, by a rename, and are never written to again; should the owner do so
-        // nevertheless, all that is read here are integers and floats, for which every pattern of bits is valid, and
-        // lengths inside of the mapping are checked again when they are used. And its pages must not vanish: a file that
-        // is truncated raises SIGBUS in its reader. That ends the process, which is why only workers map, each of which
-        // serves one model and is started anew.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        // The file may have shrunk since its header was read.
-        if (map.len() as u64) < header.file_bytes {
-            let problem = format!("it has {} bytes, and had {} a moment ago", map.len(), header.file_bytes);
-            return Err(Error::malformed("the file's length", problem));
+        let (mut header, files) = split::open(path)?;
+        let maps: Vec<Mmap> =
+            files.iter().map(|(path, file, bytes)| map(file, *bytes, path)).collect::<Result<_, _>>()?;
+        if let Some((path, file, bytes)) = files.first() {
+            header.metadata.attach(metadata::File::Mapped(map(file, *bytes, path)?));
         }
-        let map = Arc::new(map);
-        header.metadata.attach(map.clone());
-        Ok(Gguf { header, map })
+        Ok(Gguf { header, store: Box::new(Files(maps)) })
+    }
+
+    /// A model that comes in another form: `metadata` as the file would have it that a converter made, without tensors, and
+    /// what gives the tensors.
+    ///
+    /// # Errors
+    /// When the metadata says what cannot be true, or a name occurs twice.
+    pub fn of_parts(metadata: Vec<u8>, tensors: Vec<Tensor>, bytes: u64, store: Box<dyn Store>) -> Result<Gguf, Error> {
+        let mut header = Header::of_parts(&metadata, tensors, bytes)?;
+        header.metadata.attach(metadata::File::Made(metadata));
+        Ok(Gguf { header, store })
     }
 
     /// Reads the header alone, without a mapping: no file can harm the process that does.
@@ -144,21 +157,20 @@ impl Gguf {
     /// # Errors
     /// When it cannot be read, is no GGUF file, or says what cannot be true.
     pub fn header(path: &Path) -> Result<Header, Error> {
-        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Header::read(file, path)
+        Ok(split::open(path)?.0)
     }
 
-    /// The bytes of a tensor of this file.
+    /// The bytes of a tensor of this model.
     ///
     /// # Panics
-    /// When the tensor is another file's and lies beyond this one's end.
-    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
-        &self.map[range(tensor)]
+    /// When the tensor is another model's and lies beyond this one's end.
+    pub fn bytes(&self, tensor: &Tensor) -> Cow<'_, [u8]> {
+        self.store.bytes(tensor)
     }
 
-    /// The whole file, for those who advise the system how it will be read.
-    pub fn map(&self) -> &Mmap {
-        &self.map
+    /// The files, for those who advise the system how they will be read.
+    pub fn maps(&self) -> Vec<&Mmap> {
+        self.store.maps()
     }
 }
 
@@ -168,10 +180,6 @@ impl Deref for Gguf {
     fn deref(&self) -> &Header {
         &self.header
     }
-}
-
-fn range(tensor: &Tensor) -> Range<usize> {
-    tensor.offset as usize..(tensor.offset + tensor.bytes) as usize
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, Error> {
@@ -211,7 +219,7 @@ fn read_tensors<R: Read + Seek>(cursor: &mut Cursor<R>, count: u64) -> Result<Ve
         let kind = Kind::from_id(id).ok_or_else(|| Error::malformed(field("its kind"), format!("{id} is unknown")))?;
         let offset = cursor.u64(|| field("its offset"))?;
         let bytes = tensor::measure(&name, &dims, kind)?;
-        tensors.push(Tensor { name, dims, kind, offset, bytes });
+        tensors.push(Tensor { name, dims, kind, part: 0, offset, bytes });
     }
     Ok(tensors)
 }
@@ -252,9 +260,17 @@ fn place(
         let problem = format!("it overlaps tensor {}", quoted(&of(pair[0]).name));
         return Err(Error::malformed(format!("tensor {}, its offset", quoted(&of(pair[1]).name)), problem));
     }
-    order.sort_unstable_by_key(|&index| of(index).name.as_str());
-    if let Some(pair) = order.windows(2).find(|pair| of(pair[0]).name == of(pair[1]).name) {
-        return Err(Error::malformed(format!("tensor {}", quoted(&of(pair[0]).name)), "the name occurs twice"));
+    let by_name = by_name(&tensors)?;
+    Ok(Header { version, alignment, file_bytes, metadata, tensors, by_name })
+}
+
+/// The indices of tensors by their names, of which none occurs twice.
+fn by_name(tensors: &[Tensor]) -> Result<Vec<u32>, Error> {
+    let mut order: Vec<u32> = (0..tensors.len() as u32).collect();
+    let of = |index: u32| tensors[index as usize].name.as_str();
+    order.sort_unstable_by_key(|&index| of(index));
+    if let Some(pair) = order.windows(2).find(|pair| of(pair[0]) == of(pair[1])) {
+        return Err(Error::malformed(format!("tensor {}", quoted(of(pair[1]))), "the name occurs twice"));
     }
-    Ok(Header { version, alignment, file_bytes, metadata, tensors, by_name: order })
+    Ok(order)
 }

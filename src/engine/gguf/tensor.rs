@@ -10,6 +10,8 @@ pub struct Tensor {
     pub dims: Vec<u64>,
     /// How its numbers are stored.
     pub kind: Kind,
+    /// Which of a model's files it is in.
+    pub part: usize,
     /// Where its bytes begin, counted from the beginning of the file.
     pub offset: u64,
     /// How many bytes it takes.

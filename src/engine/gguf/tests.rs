@@ -83,7 +83,7 @@ fn reads_what_the_writer_wrote() {
     assert_eq!((norm.kind, &norm.dims[..], norm.elements(), norm.bytes), (Kind::F32, &[4][..], 4, 16));
     assert_eq!(gguf.bytes(norm)[4..8], 2.0f32.to_le_bytes());
     let weights = gguf.tensor("blk.0.attn_q.weight").unwrap();
-    assert_eq!((weights.rows(), weights.row_bytes(), gguf.bytes(weights)), (2, 34, &[7; 68][..]));
+    assert_eq!((weights.rows(), weights.row_bytes(), &*gguf.bytes(weights)), (2, 34, &[7; 68][..]));
     assert_eq!(gguf.tensor("blk.1.attn_q.weight"), None);
 }
 
@@ -228,6 +228,71 @@ fn tensors_must_not_overlap() {
     assert_eq!(bytes[at], 32);
     bytes[at] = 0;
     refused(&bytes, &[r#"tensor "second""#, r#"overlaps tensor "first""#]);
+}
+
+/// A model in three files: `edit` changes what is written.
+fn split(edit: impl Fn(u16, &mut u16, &mut u16)) -> (tempfile::TempDir, Result<Gguf, Error>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: u16| folder.path().join(format!("tiny-{:05}-of-00003.gguf", number + 1));
+    for number in 0..3 {
+        let (mut said, mut count) = (number, 3);
+        edit(number, &mut said, &mut count);
+        let mut file = Writer::new();
+        file.set("split.no", said).set("split.count", count).set("split.tensors.count", 3u32);
+        file.tensor_f32(&format!("t{number}"), &[2], &[f32::from(number), 1.0]);
+        std::fs::write(path(number), file.to_vec()).unwrap();
+    }
+    let opened = Gguf::open(&path(0));
+    (folder, opened)
+}
+
+#[test]
+fn several_files_are_a_model() {
+    let (folder, gguf) = split(|_, _, _| {});
+    let gguf = gguf.unwrap();
+    for number in 0..3_u8 {
+        let tensor = gguf.tensor(&format!("t{number}")).unwrap();
+        assert_eq!(gguf.bytes(tensor)[..4], f32::from(number).to_le_bytes());
+    }
+    let bytes: u64 = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(gguf.file_bytes(), bytes);
+    let second = folder.path().join("tiny-00002-of-00003.gguf");
+    let refused = |path: &Path, part: &str| {
+        let message = Gguf::header(path).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused(&second, "the first");
+    let renamed = folder.path().join("other.gguf");
+    std::fs::copy(folder.path().join("tiny-00001-of-00003.gguf"), &renamed).unwrap();
+    refused(&renamed, "should be called NAME-00001-of-00003.gguf");
+    std::fs::remove_file(second).unwrap();
+    refused(&folder.path().join("tiny-00001-of-00003.gguf"), "tiny-00002-of-00003.gguf");
+}
+
+#[test]
+fn several_files_must_agree() {
+    let refused = |edit: fn(u16, &mut u16, &mut u16), part: &str| {
+        let message = split(edit).1.unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused(
+        |number, said, _| {
+            if number == 1 {
+                *said = 2
+            }
+        },
+        "number 3 of 3",
+    );
+    refused(
+        |number, _, count| {
+            if number == 2 {
+                *count = 4
+            }
+        },
+        "number 3 of 4",
+    );
+    refused(|_, _, count| *count = 5000, "5000 is more than 1000");
+    refused(|_, _, count| *count = 4, "should be called");
 }
 
 #[test]

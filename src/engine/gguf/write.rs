@@ -19,7 +19,9 @@ struct Described<'a> {
     name: String,
     dims: Vec<u64>,
     kind: Kind,
-    bytes: Cow<'a, [u8]>,
+    len: u64,
+    /// Absent where they come later.
+    bytes: Option<Cow<'a, [u8]>>,
 }
 
 /// What a value in the metadata, or an element of an array there, can be made of.
@@ -98,7 +100,23 @@ impl<'a> Writer<'a> {
 
     /// Adds a tensor; `dims[0]` is the length of a row.
     pub fn tensor(&mut self, name: &str, dims: &[u64], kind: Kind, bytes: impl Into<Cow<'a, [u8]>>) -> &mut Self {
-        self.tensors.push(Described { name: name.to_owned(), dims: dims.to_vec(), kind, bytes: bytes.into() });
+        let bytes = bytes.into();
+        let len = bytes.len() as u64;
+        self.tensors.push(Described { name: name.to_owned(), dims: dims.to_vec(), kind, len, bytes: Some(bytes) });
+        self
+    }
+
+    /// Adds a tensor whose `len` bytes come when the file is written by [`Self::stream`].
+    pub fn promise(&mut self, name: &str, dims: &[u64], kind: Kind, len: u64) -> &mut Self {
+        self.tensors.push(Described { name: name.to_owned(), dims: dims.to_vec(), kind, len, bytes: None });
+        self
+    }
+
+    /// Adds a value as another file has it, its type first.
+    pub fn set_raw(&mut self, key: &str, value: &[u8]) -> &mut Self {
+        self.entries += 1;
+        key.write(&mut self.metadata);
+        self.metadata.extend(value);
         self
     }
 
@@ -108,30 +126,47 @@ impl<'a> Writer<'a> {
         self.tensor(name, dims, Kind::F32, bytes)
     }
 
-    /// Writes the file.
+    /// Writes the file, all of whose tensors have their bytes.
     ///
     /// # Errors
     /// When `out` does.
-    pub fn write(&self, mut out: impl Write) -> io::Result<()> {
+    pub fn write(&self, out: impl Write) -> io::Result<()> {
+        self.stream(out, |_, _| Ok(()))
+    }
+
+    /// Writes the file. `fill` writes the bytes of the tensors that were promised, by their number among all: as many as
+    /// was said.
+    ///
+    /// # Errors
+    /// When `out` or `fill` does.
+    pub fn stream<W: Write>(
+        &self,
+        mut out: W,
+        mut fill: impl FnMut(usize, &mut W) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut header = b"GGUF".to_vec();
         3u32.write(&mut header);
         (self.tensors.len() as u64).write(&mut header);
         self.entries.write(&mut header);
         header.extend(&self.metadata);
         let mut offset = 0u64;
-        for Described { name, dims, kind, bytes } in &self.tensors {
+        for Described { name, dims, kind, len, .. } in &self.tensors {
             name.write(&mut header);
             (dims.len() as u32).write(&mut header);
             dims.iter().for_each(|dim| dim.write(&mut header));
             kind.id().write(&mut header);
             offset.write(&mut header);
-            offset += (bytes.len() + padding(bytes.len())) as u64;
+            offset += len.next_multiple_of(ALIGNMENT as u64);
         }
-        header.resize(header.len() + padding(header.len()), 0);
+        header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
         out.write_all(&header)?;
-        for Described { bytes, .. } in &self.tensors {
-            out.write_all(bytes)?;
-            out.write_all(&[0; ALIGNMENT][..padding(bytes.len())])?;
+        for (at, Described { len, bytes, .. }) in self.tensors.iter().enumerate() {
+            match bytes {
+                Some(bytes) => out.write_all(bytes)?,
+                None => fill(at, &mut out)?,
+            }
+            let padding = len.next_multiple_of(ALIGNMENT as u64) - len;
+            out.write_all(&[0; ALIGNMENT][..padding as usize])?;
         }
         out.flush()
     }
@@ -149,8 +184,4 @@ impl<'a> Writer<'a> {
         key.write(&mut self.metadata);
         (of as u32).write(&mut self.metadata);
     }
-}
-
-fn padding(len: usize) -> usize {
-    len.next_multiple_of(ALIGNMENT) - len
 }

@@ -138,11 +138,19 @@ pub trait Kernels: Send + Sync + Sized {
     /// The first `len` numbers of a buffer.
     fn download(&self, x: &Self::Buffer, len: usize) -> Vec<f32>;
 
+    /// Whether matrices and tables of this format are computed with.
+    fn computes(&self, _format: Format) -> bool {
+        true
+    }
+
     /// A matrix of `rows` times `cols` weights, row by row.
     ///
     /// # Errors
     /// The device has no room.
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory>;
+
+    /// A matrix or table with all weights multiplied: what goes with [`Format::NVFP4`], whose own scales are narrow.
+    fn scaled(&self, matrix: Self::Matrix, by: f32) -> Self::Matrix;
 
     /// A table of embeddings, which rows are looked up in and which nothing is multiplied with.
     ///

@@ -297,13 +297,14 @@ fn step<'a>(entries: &[Entry], tables: &'a [Vec<u32>]) -> Step<'a> {
 fn warm(gguf: &Gguf, kernels: &Cpu) {
     const PAGE: usize = 4096;
     const STRETCH: usize = 8 << 20;
-    // Both are advice: where the system does not take it, reading below does the same more slowly.
-    let _ = gguf.map().advise(memmap2::Advice::WillNeed);
-    let bytes = gguf.map();
-    kernels.pool().run(bytes.len().div_ceil(STRETCH), |stretch| {
-        let from = stretch * STRETCH;
-        for at in (from..bytes.len().min(from + STRETCH)).step_by(PAGE) {
-            std::hint::black_box(bytes[at]);
-        }
-    });
+    for bytes in gguf.maps() {
+        // Both are advice: where the system does not take it, reading below does the same more slowly.
+        let _ = bytes.advise(memmap2::Advice::WillNeed);
+        kernels.pool().run(bytes.len().div_ceil(STRETCH), |stretch| {
+            let from = stretch * STRETCH;
+            for at in (from..bytes.len().min(from + STRETCH)).step_by(PAGE) {
+                std::hint::black_box(bytes[at]);
+            }
+        });
+    }
 }

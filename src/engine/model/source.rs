@@ -4,8 +4,9 @@
 
 use crate::engine::Error;
 use crate::engine::gguf::{Gguf, Header, Kind, Tensor};
-use crate::engine::kernels::{Kernels, Weights};
+use crate::engine::kernels::{Kernels, OutOfMemory, Weights};
 use crate::engine::quant::Format;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -63,6 +64,11 @@ fn missing(name: &str, dims: &[usize]) -> Error {
     Error::Inconsistent(format!("the tensor {name} is missing, expected with the dimensions {dims:?}"))
 }
 
+/// Formats as files call them.
+fn names<'a>(formats: impl Iterator<Item = &'a Format>) -> String {
+    formats.map(|format| format.kind().name()).collect::<Vec<_>>().join(", ")
+}
+
 /// The tensors of a header, and which of them were asked for.
 struct Table<'a> {
     header: &'a Header,
@@ -85,10 +91,16 @@ impl<'a> Table<'a> {
             return Err(Error::Inconsistent(problem));
         }
         let format = Format::of(tensor.kind).ok_or_else(|| {
-            let known = Format::ALL.map(|format| format.kind().name()).join(", ");
+            let known = names(Format::ALL.iter());
             Error::Unsupported(format!("the tensor {name} is of the kind {}; supported are {known}", tensor.kind))
         })?;
         Ok(Some((tensor, format)))
+    }
+
+    /// What all weights of a matrix of this format and name are multiplied with: the scales within NVFP4 do not reach far.
+    fn find_scale(&mut self, name: &str, format: Format) -> Result<Option<&'a Tensor>, Error> {
+        let Some(stem) = name.strip_suffix(".weight").filter(|_| format == Format::NVFP4) else { return Ok(None) };
+        Ok(self.find_vector(&format!("{stem}.scale"), 1)?.map(|(tensor, _)| tensor))
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<(&'a Tensor, Format)>, Error> {
@@ -105,8 +117,8 @@ impl<'a> Table<'a> {
     /// A tensor that no one asked for would change the results if it were known what to do with it.
     fn finish(&self) -> Result<(), Error> {
         let forgotten = self.header.tensors().iter().map(|tensor| tensor.name.as_str());
-        // Tables of rotations that old conversions carry, and that are computed here.
-        let harmless = |name: &str| name.ends_with("attn_rot_embd");
+        // Tables of rotations that old conversions carry, and that are computed here; scales for activations of 4 bits.
+        let harmless = |name: &str| name.ends_with("attn_rot_embd") || name.ends_with(".input_scale");
         match forgotten.into_iter().find(|name| !self.taken.contains(name) && !harmless(name)) {
             None => Ok(()),
             Some(name) => Err(Error::Unsupported(format!(
@@ -143,7 +155,9 @@ impl Source for Checker<'_> {
     type Vector = ();
 
     fn find_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<()>, Error> {
-        Ok(self.table.find(name, &[cols, rows])?.map(drop))
+        let Some((_, format)) = self.table.find(name, &[cols, rows])? else { return Ok(None) };
+        self.table.find_scale(name, format)?;
+        Ok(Some(()))
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<()>, Error> {
@@ -164,15 +178,26 @@ pub struct Loader<'a, K> {
     kernels: &'a K,
 }
 
-/// The bytes of a tensor, which keep the file mapped.
-struct Bytes {
+/// The bytes of a tensor that lie in a file, which they keep mapped.
+struct Lying {
     gguf: Arc<Gguf>,
     tensor: Tensor,
 }
 
-impl AsRef<[u8]> for Bytes {
+impl AsRef<[u8]> for Lying {
     fn as_ref(&self) -> &[u8] {
-        self.gguf.bytes(&self.tensor)
+        match self.gguf.bytes(&self.tensor) {
+            Cow::Borrowed(bytes) => bytes,
+            Cow::Owned(_) => unreachable!("what lies in a file does not cease to"),
+        }
+    }
+}
+
+/// The bytes of a tensor, where they lie if they do.
+fn weights(gguf: &Arc<Gguf>, tensor: &Tensor) -> Weights {
+    match gguf.bytes(tensor) {
+        Cow::Borrowed(_) => Arc::new(Lying { gguf: gguf.clone(), tensor: tensor.clone() }),
+        Cow::Owned(bytes) => Arc::new(bytes),
     }
 }
 
@@ -182,12 +207,35 @@ impl<'a, K: Kernels> Loader<'a, K> {
         Loader { gguf, table: Table::new(gguf), kernels }
     }
 
-    fn find(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<(Weights, Format)>, Error> {
-        let found = self.table.find(name, &[cols, rows])?;
-        Ok(found.map(|(tensor, format)| {
-            let weights: Weights = Arc::new(Bytes { gguf: self.gguf.clone(), tensor: tensor.clone() });
-            (weights, format)
-        }))
+    /// The matrix of this name, made by `make`.
+    fn find(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        make: impl FnOnce(&K, Weights, Format) -> Result<K::Matrix, OutOfMemory>,
+    ) -> Result<Option<K::Matrix>, Error> {
+        let Some((tensor, format)) = self.table.find(name, &[cols, rows])? else { return Ok(None) };
+        if !self.kernels.computes(format) {
+            let known = names(Format::ALL.iter().filter(|&&format| self.kernels.computes(format)));
+            return Err(Error::Unsupported(format!(
+                "the tensor {name} is of the kind {}, which this device does not compute with, but with {known}; the \
+                 processor does (--device cpu)",
+                tensor.kind
+            )));
+        }
+        let matrix = make(self.kernels, weights(self.gguf, tensor), format)?;
+        let Some(scale) = self.table.find_scale(name, format)? else { return Ok(Some(matrix)) };
+        Ok(Some(self.kernels.scaled(matrix, self.read(scale)[0])))
+    }
+
+    /// The numbers of a vector.
+    fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        let mut numbers = vec![0.0; tensor.elements() as usize];
+        if let Some(format) = Format::of(tensor.kind) {
+            format.dequantise(&self.gguf.bytes(tensor), &mut numbers);
+        }
+        numbers
     }
 }
 
@@ -196,13 +244,12 @@ impl<K: Kernels> Source for Loader<'_, K> {
     type Vector = K::Buffer;
 
     fn find_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<K::Matrix>, Error> {
-        let Some((weights, format)) = self.find(name, rows, cols)? else { return Ok(None) };
-        Ok(Some(self.kernels.matrix(weights, format, rows, cols)?))
+        self.find(name, rows, cols, |k, weights, format| k.matrix(weights, format, rows, cols))
     }
 
     fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<K::Matrix, Error> {
-        let (weights, format) = self.find(name, rows, cols)?.ok_or_else(|| missing(name, &[cols, rows]))?;
-        Ok(self.kernels.table(weights, format, rows, cols)?)
+        let found = self.find(name, rows, cols, |k, weights, format| k.table(weights, format, rows, cols))?;
+        found.ok_or_else(|| missing(name, &[cols, rows]))
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<K::Buffer>, Error> {
@@ -211,9 +258,6 @@ impl<K: Kernels> Source for Loader<'_, K> {
     }
 
     fn numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
-        let Some((tensor, format)) = self.table.find_vector(name, len)? else { return Ok(None) };
-        let mut numbers = vec![0.0; len];
-        format.dequantise(self.gguf.bytes(tensor), &mut numbers);
-        Ok(Some(numbers))
+        Ok(self.table.find_vector(name, len)?.map(|(tensor, _)| self.read(tensor)))
     }
 }

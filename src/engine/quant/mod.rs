@@ -2,15 +2,25 @@
 //! dot product.
 //!
 //! A row of a matrix is a sequence of [`Block`]s. Activations are quantised to 8 bits before they meet quantised
-//! weights, in blocks that match ([`x8_0`], [`x8_k`]), so that the products are of integers; weights that are floats
-//! meet the activations as they are. Faster kernels lie in `kernels` and are checked against what is here.
+//! weights, in blocks that match ([`x8_0`], [`x8_k`]), so that the products are of integers ([`integers`]); weights that
+//! are floats meet the activations as they are. Faster kernels lie in `kernels` and are checked against what is here.
 
 mod bf16;
+mod encode;
 mod f16;
 mod f32;
+pub mod integers;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
 mod q4_k;
 mod q5_0;
+mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
@@ -22,11 +32,21 @@ pub mod x8_k;
 pub(super) mod tests;
 
 pub use bf16::BlockBF16;
+pub use encode::Encode;
 pub use f16::BlockF16;
 pub use f32::BlockF32;
+pub use integers::{Integers, Packed};
+pub use iq4_nl::{BlockIQ4NL, NON_LINEAR};
+pub use iq4_xs::BlockIQ4XS;
+pub use mxfp4::{BlockMXFP4, FLOATS_OF_4};
+pub use nvfp4::BlockNVFP4;
+pub use q2_k::BlockQ2K;
+pub use q3_k::BlockQ3K;
 pub use q4_0::BlockQ4_0;
+pub use q4_1::BlockQ4_1;
 pub use q4_k::BlockQ4K;
 pub use q5_0::BlockQ5_0;
+pub use q5_1::BlockQ5_1;
 pub use q5_k::BlockQ5K;
 pub use q6_k::BlockQ6K;
 pub use q8_0::BlockQ8_0;
@@ -72,98 +92,74 @@ impl Activation for f32 {
     }
 }
 
-/// The formats that are computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are ggml's")]
-pub enum Format {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q5_0,
-    Q8_0,
-    Q4K,
-    Q5K,
-    Q6K,
+/// One table of all formats: name, name in files, block.
+macro_rules! formats {
+    ($($name:ident $kind:ident $block:ident;)*) => {
+        /// The formats that are computed with.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, non_camel_case_types, reason = "the names are ggml's")]
+        pub enum Format { $($name,)* }
+
+        impl Format {
+            /// All of them.
+            pub const ALL: &[Format] = &[$(Format::$name,)*];
+
+            /// What a file calls it.
+            pub fn kind(self) -> Kind {
+                match self { $(Format::$name => Kind::$kind,)* }
+            }
+        }
+
+        /// The blocks by their formats' names, for [`with_block`].
+        pub(crate) mod block_of {
+            $(pub type $name = super::$block;)*
+        }
+    };
+}
+
+formats! {
+    F32   F32    BlockF32;
+    F16   F16    BlockF16;
+    BF16  BF16   BlockBF16;
+    Q4_0  Q4_0   BlockQ4_0;
+    Q4_1  Q4_1   BlockQ4_1;
+    Q5_0  Q5_0   BlockQ5_0;
+    Q5_1  Q5_1   BlockQ5_1;
+    Q8_0  Q8_0   BlockQ8_0;
+    Q2K   Q2_K   BlockQ2K;
+    Q3K   Q3_K   BlockQ3K;
+    Q4K   Q4_K   BlockQ4K;
+    Q5K   Q5_K   BlockQ5K;
+    Q6K   Q6_K   BlockQ6K;
+    IQ4NL IQ4_NL BlockIQ4NL;
+    IQ4XS IQ4_XS BlockIQ4XS;
+    MXFP4 MXFP4  BlockMXFP4;
+    NVFP4 NVFP4  BlockNVFP4;
 }
 
 /// Runs `$body` with the type `$block` being the block of `$format`.
 macro_rules! with_block {
     ($format:expr, $block:ident => $body:expr) => {
+        $crate::engine::quant::with_block!(
+            $format, $block => $body,
+            F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2K Q3K Q4K Q5K Q6K IQ4NL IQ4XS MXFP4 NVFP4
+        )
+    };
+    ($format:expr, $block:ident => $body:expr, $($name:ident)*) => {
         match $format {
-            $crate::engine::quant::Format::F32 => {
-                type $block = $crate::engine::quant::BlockF32;
+            $($crate::engine::quant::Format::$name => {
+                type $block = $crate::engine::quant::block_of::$name;
                 $body
-            }
-            $crate::engine::quant::Format::F16 => {
-                type $block = $crate::engine::quant::BlockF16;
-                $body
-            }
-            $crate::engine::quant::Format::BF16 => {
-                type $block = $crate::engine::quant::BlockBF16;
-                $body
-            }
-            $crate::engine::quant::Format::Q4_0 => {
-                type $block = $crate::engine::quant::BlockQ4_0;
-                $body
-            }
-            $crate::engine::quant::Format::Q5_0 => {
-                type $block = $crate::engine::quant::BlockQ5_0;
-                $body
-            }
-            $crate::engine::quant::Format::Q8_0 => {
-                type $block = $crate::engine::quant::BlockQ8_0;
-                $body
-            }
-            $crate::engine::quant::Format::Q4K => {
-                type $block = $crate::engine::quant::BlockQ4K;
-                $body
-            }
-            $crate::engine::quant::Format::Q5K => {
-                type $block = $crate::engine::quant::BlockQ5K;
-                $body
-            }
-            $crate::engine::quant::Format::Q6K => {
-                type $block = $crate::engine::quant::BlockQ6K;
-                $body
-            }
+            })*
         }
     };
 }
 pub(crate) use with_block;
 
 impl Format {
-    /// All of them.
-    pub const ALL: [Format; 9] = [
-        Format::F32,
-        Format::F16,
-        Format::BF16,
-        Format::Q4_0,
-        Format::Q5_0,
-        Format::Q8_0,
-        Format::Q4K,
-        Format::Q5K,
-        Format::Q6K,
-    ];
-
     /// The format of a file's tensors of `kind`, where that is one that is computed with.
     pub fn of(kind: Kind) -> Option<Format> {
-        Format::ALL.into_iter().find(|format| format.kind() == kind)
-    }
-
-    /// What a file calls it.
-    pub fn kind(self) -> Kind {
-        match self {
-            Format::F32 => Kind::F32,
-            Format::F16 => Kind::F16,
-            Format::BF16 => Kind::BF16,
-            Format::Q4_0 => Kind::Q4_0,
-            Format::Q5_0 => Kind::Q5_0,
-            Format::Q8_0 => Kind::Q8_0,
-            Format::Q4K => Kind::Q4_K,
-            Format::Q5K => Kind::Q5_K,
-            Format::Q6K => Kind::Q6_K,
-        }
+        Format::ALL.iter().copied().find(|format| format.kind() == kind)
     }
 
     /// Weights in a block.

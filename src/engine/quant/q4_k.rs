@@ -1,4 +1,5 @@
-use super::{Block, Half, Scales, X8K};
+use super::integers::{Packed, Super, doubled, nibbles_by_64};
+use super::{Half, Scales};
 
 /// 256 weights in eight groups of 32: `d * scale * q - dmin * min` with q of 4 bits.
 #[derive(Debug, Clone, Copy)]
@@ -16,36 +17,18 @@ pub struct BlockQ4K {
 
 const _: () = assert!(size_of::<BlockQ4K>() == 144);
 
-impl BlockQ4K {
-    fn group(&self, i: usize) -> [i8; 32] {
-        let qs = &self.qs[i / 2 * 32..];
-        std::array::from_fn(|l| if i.is_multiple_of(2) { qs[l] & 15 } else { qs[l] >> 4 } as i8)
-    }
-}
-
 // SAFETY: bytes, without padding.
-unsafe impl Block for BlockQ4K {
-    const LEN: usize = 256;
-    type X = X8K;
+unsafe impl Packed for BlockQ4K {
+    type Integers = Super;
 
-    fn dequantise(&self, out: &mut [f32]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        for (i, out) in out.chunks_exact_mut(32).enumerate() {
-            let (scale, min) = self.scales.get(i);
-            let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
-            for (out, q) in out.iter_mut().zip(self.group(i)) {
-                *out = scale * f32::from(q) - min;
-            }
+    fn unpack(&self) -> Super {
+        let (scales, mins) = self.scales.both();
+        Super {
+            d: self.d.to_f32(),
+            dmin: self.dmin.to_f32(),
+            scales: doubled(scales.map(|scale| scale as i8)),
+            mins: doubled(mins),
+            qs: nibbles_by_64(&self.qs).map(|q| q as i8),
         }
-    }
-
-    fn dot(&self, x: &X8K) -> f32 {
-        let (mut sum, mut mins) = (0, 0);
-        for i in 0..8 {
-            let (scale, min) = self.scales.get(i);
-            sum += i32::from(scale) * x.dot(32 * i, &self.group(i));
-            mins += i32::from(min) * (i32::from(x.sums[2 * i]) + i32::from(x.sums[2 * i + 1]));
-        }
-        x.d * (self.d.to_f32() * sum as f32 - self.dmin.to_f32() * mins as f32)
     }
 }

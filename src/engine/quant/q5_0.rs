@@ -1,4 +1,5 @@
-use super::{Block, Half, X8_0};
+use super::Half;
+use super::integers::{Packed, Thirty2, fives};
 
 /// 32 weights `d * (q - 16)` with q of 5 bits.
 #[derive(Debug, Clone, Copy)]
@@ -14,29 +15,11 @@ pub struct BlockQ5_0 {
 
 const _: () = assert!(size_of::<BlockQ5_0>() == 22);
 
-impl BlockQ5_0 {
-    fn unpack(&self) -> [i8; 32] {
-        let high = u32::from_le_bytes(self.qh);
-        std::array::from_fn(|i| {
-            let low = if i < 16 { self.qs[i] & 15 } else { self.qs[i - 16] >> 4 };
-            (low | ((high >> i & 1) << 4) as u8) as i8 - 16
-        })
-    }
-}
-
 // SAFETY: bytes, without padding.
-unsafe impl Block for BlockQ5_0 {
-    const LEN: usize = 32;
-    type X = X8_0;
+unsafe impl Packed for BlockQ5_0 {
+    type Integers = Thirty2;
 
-    fn dequantise(&self, out: &mut [f32]) {
-        let d = self.d.to_f32();
-        for (out, q) in out.iter_mut().zip(self.unpack()) {
-            *out = d * f32::from(q);
-        }
-    }
-
-    fn dot(&self, x: &X8_0) -> f32 {
-        self.d.to_f32() * x.dot(&self.unpack())
+    fn unpack(&self) -> Thirty2 {
+        Thirty2 { d: self.d.to_f32(), min: 0.0, qs: fives(&self.qs, self.qh).map(|q| q as i8 - 16) }
     }
 }

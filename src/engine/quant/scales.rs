@@ -4,17 +4,6 @@
 pub struct Scales(pub [u8; 12]);
 
 impl Scales {
-    /// Scale and minimum of the 32 weights from `32 * i` on.
-    pub(super) fn get(&self, i: usize) -> (u8, u8) {
-        let b = &self.0;
-        if i < 4 {
-            (b[i] & 63, b[i + 4] & 63)
-        } else {
-            // The low four bits share a byte; the high two are the spare bits of the first four.
-            (b[i + 4] & 15 | (b[i - 4] >> 6) << 4, b[i + 4] >> 4 | (b[i] >> 6) << 4)
-        }
-    }
-
     /// All scales, then all minima, a byte each.
     pub fn unpack(&self) -> [u8; 16] {
         let word = |i: usize| u32::from_le_bytes([self.0[i], self.0[i + 1], self.0[i + 2], self.0[i + 3]]);
@@ -30,5 +19,11 @@ impl Scales {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         bytes
+    }
+
+    /// The scales, and the minima.
+    pub fn both(&self) -> ([u8; 8], [u8; 8]) {
+        let unpacked = self.unpack();
+        (std::array::from_fn(|i| unpacked[i]), std::array::from_fn(|i| unpacked[8 + i]))
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::gguf::Header;
 use proptest::prelude::*;
 
 /// Bytes of a row of weights around zero, of the size that keeps a product with some hundred activations near one.
@@ -25,6 +26,20 @@ pub(in crate::engine) fn random_row(format: Format, cols: usize, seed: u64) -> V
                 block[2..4].copy_from_slice(&half(size * 15.5 * 1.2e-4));
             }
             Format::Q6K => block[208..].copy_from_slice(&half(size * 4.6e-5)),
+            Format::Q4_1 | Format::Q5_1 => {
+                let levels = if format == Format::Q4_1 { 15.0 } else { 31.0 };
+                block[..2].copy_from_slice(&half(size * 0.2 / levels));
+                block[2..4].copy_from_slice(&half(size * -0.1));
+            }
+            Format::IQ4NL => block[..2].copy_from_slice(&half(size * 1.6e-3)),
+            Format::IQ4XS => block[..2].copy_from_slice(&half(size * 6e-5)),
+            Format::MXFP4 => block[0] = 120 + (size > 1.0) as u8 * 2,
+            Format::NVFP4 => block[..4].iter_mut().for_each(|d| *d = 8 + *d % 16),
+            Format::Q2K => {
+                block[80..82].copy_from_slice(&half(size * 8e-3));
+                block[82..].copy_from_slice(&half(size * 1.5 * 8e-3));
+            }
+            Format::Q3K => block[108..].copy_from_slice(&half(size * 1e-3)),
         }
     }
     row
@@ -64,6 +79,34 @@ fn check(format: Format, block: &[u8], expected: &[(usize, f32)]) {
     format.dequantise(block, &mut out);
     for &(at, value) in expected {
         assert_eq!(out[at], value, "{format:?}, weight {at}");
+    }
+}
+
+/// What ggml makes of blocks and of floats: see `tests/parity/formats.py`.
+const GGML: &[u8] = include_bytes!("../../../tests/fixtures/parity/formats.gguf");
+
+/// The bytes of one of its tensors.
+pub(in crate::engine) fn ggml(name: &str) -> &'static [u8] {
+    let header = Header::read(std::io::Cursor::new(GGML), "formats.gguf".as_ref()).unwrap();
+    let tensor = header.tensor(name).unwrap_or_else(|| panic!("{name} is missing"));
+    &GGML[tensor.offset as usize..][..tensor.bytes as usize]
+}
+
+/// The numbers of one of its tensors of floats.
+pub(in crate::engine) fn ggml_floats(name: &str) -> Vec<f32> {
+    blocks::<BlockF32>(ggml(name)).iter().map(|block| f32::from_le_bytes(block.0)).collect()
+}
+
+#[test]
+fn blocks_stand_for_ggmls_numbers() {
+    for &format in &Format::ALL[1..] {
+        let name = format.kind().name();
+        let expected = ggml_floats(&format!("{name}.numbers"));
+        let mut found = vec![0.0; expected.len()];
+        format.dequantise(ggml(name), &mut found);
+        let differs = |(found, expected): (&f32, &f32)| found.to_bits() != expected.to_bits();
+        let at = found.iter().zip(&expected).position(differs);
+        assert_eq!(at, None, "{name}: {:?} and not {:?}", at.map(|at| found[at]), at.map(|at| expected[at]));
     }
 }
 
@@ -148,9 +191,14 @@ proptest! {
     #[test]
     fn scales_unpack_to_what_they_are(bytes in any::<[u8; 12]>()) {
         let scales = Scales(bytes);
-        let unpacked = scales.unpack();
+        let (found, mins) = scales.both();
         for i in 0..8 {
-            prop_assert_eq!(scales.get(i), (unpacked[i], unpacked[8 + i]));
+            // The low four bits of the last four share a byte; the high two are the spare bits of the first four.
+            let expected = match i {
+                0..4 => (bytes[i] & 63, bytes[i + 4] & 63),
+                _ => (bytes[i + 4] & 15 | bytes[i - 4] >> 6 << 4, bytes[i + 4] >> 4 | bytes[i] >> 6 << 4),
+            };
+            prop_assert_eq!((found[i], mins[i]), expected);
         }
     }
 
@@ -168,7 +216,7 @@ proptest! {
     /// The reference against the numbers that the weights and the quantised activations stand for.
     #[test]
     fn products_are_those_of_the_dequantised(seed in any::<u64>()) {
-        for format in Format::ALL {
+        for &format in Format::ALL {
             with_block!(format, B => {
                 let row = random_row(format, 512, seed);
                 let mut weights = vec![0.0; 512];

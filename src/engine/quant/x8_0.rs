@@ -13,14 +13,6 @@ pub struct X8_0 {
     pub qs: [i8; 32],
 }
 
-impl X8_0 {
-    /// The product with integers.
-    pub(super) fn dot(&self, q: &[i8; 32]) -> f32 {
-        let sum: i32 = self.qs.iter().zip(q).map(|(&x, &q)| i32::from(x) * i32::from(q)).sum();
-        self.d * sum as f32
-    }
-}
-
 impl Activation for X8_0 {
     const LEN: usize = 32;
 
@@ -31,5 +23,14 @@ impl Activation for X8_0 {
             d: f16::from_f32(most / 127.0).to_f32(),
             qs: std::array::from_fn(|i| (x[i] * inverse).round_ties_even() as i8),
         }
+    }
+}
+
+/// Two, for weights in blocks of 64.
+impl Activation for [X8_0; 2] {
+    const LEN: usize = 64;
+
+    fn quantise(x: &[f32]) -> [X8_0; 2] {
+        [X8_0::quantise(&x[..32]), X8_0::quantise(&x[32..])]
     }
 }

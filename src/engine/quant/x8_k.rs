@@ -14,13 +14,6 @@ pub struct X8K {
     pub sums: [i16; 16],
 }
 
-impl X8K {
-    /// The sum of the products with integers from `at` on.
-    pub(super) fn dot<const N: usize>(&self, at: usize, q: &[i8; N]) -> i32 {
-        self.qs[at..at + N].iter().zip(q).map(|(&x, &q)| i32::from(x) * i32::from(q)).sum()
-    }
-}
-
 impl Activation for X8K {
     const LEN: usize = 256;
 

@@ -23,6 +23,8 @@ pub struct Matrix {
     format: Format,
     rows: usize,
     cols: usize,
+    /// What all weights are multiplied with.
+    scale: f32,
 }
 
 impl Matrix {
@@ -33,7 +35,12 @@ impl Matrix {
     pub fn new(weights: Weights, format: Format, rows: usize, cols: usize) -> Matrix {
         assert_eq!(cols % format.block_len(), 0);
         assert!((*weights).as_ref().len() >= rows * format.row_bytes(cols));
-        Matrix { weights, format, rows, cols }
+        Matrix { weights, format, rows, cols, scale: 1.0 }
+    }
+
+    /// The same with all weights multiplied.
+    pub fn scaled(self, by: f32) -> Matrix {
+        Matrix { scale: self.scale * by, ..self }
     }
 
     /// Out features.
@@ -49,6 +56,9 @@ impl Matrix {
     /// Writes a row's weights to `out`.
     pub fn dequantise(&self, row: usize, out: &mut [f32]) {
         self.format.dequantise(self.bytes(row, 1), out);
+        if self.scale != 1.0 {
+            out.iter_mut().for_each(|weight| *weight *= self.scale);
+        }
     }
 
     fn bytes(&self, row: usize, rows: usize) -> &[u8] {
@@ -78,8 +88,9 @@ impl Columns {
         for format in formats {
             match format {
                 Format::F32 | Format::F16 | Format::BF16 => {}
-                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => x8_0 = true,
-                Format::Q4K | Format::Q5K | Format::Q6K => x8_k = true,
+                Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => x8_0 = true,
+                Format::IQ4NL | Format::MXFP4 | Format::NVFP4 => x8_0 = true,
+                Format::Q2K | Format::Q3K | Format::Q4K | Format::Q5K | Format::Q6K | Format::IQ4XS => x8_k = true,
             }
         }
         if x8_0 {
@@ -127,6 +138,12 @@ impl Form for f32 {
 impl Form for X8_0 {
     fn of<'a>(columns: &'a Columns, _: &'a [f32]) -> &'a [X8_0] {
         &columns.x8_0
+    }
+}
+
+impl Form for [X8_0; 2] {
+    fn of<'a>(columns: &'a Columns, _: &'a [f32]) -> &'a [[X8_0; 2]] {
+        columns.x8_0.as_chunks().0
     }
 }
 
@@ -186,7 +203,7 @@ pub fn matmul(pool: &Pool, isa: Isa, columns: &mut Columns, x: &[f32], rows: usi
             let write = |row: usize, column: usize, value: f32| {
                 let row = panel.first + row;
                 // SAFETY: a row belongs to one panel, a panel to one task, and a task runs once.
-                unsafe { out.write(column * matrix.rows + row, value + bias.map_or(0.0, |bias| bias[row])) };
+                unsafe { out.write(column * matrix.rows + row, value * matrix.scale + bias.map_or(0.0, |bias| bias[row])) };
             };
             match isa {
                 Isa::Scalar => multiply::<B, _>(Scalar, weights, panel.rows, x, rows, write),

@@ -11,6 +11,8 @@ mod pool;
 mod scalar;
 
 #[cfg(test)]
+mod extremes;
+#[cfg(test)]
 pub(super) mod tests;
 
 pub use attention::MAX_HEAD;
@@ -117,6 +119,10 @@ impl Kernels for Cpu {
 
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
         Ok(Matrix::new(weights, format, rows, cols))
+    }
+
+    fn scaled(&self, matrix: Matrix, by: f32) -> Matrix {
+        matrix.scaled(by)
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, OutOfMemory> {

@@ -57,7 +57,7 @@ proptest! {
     #[test]
     fn products(seed in any::<u64>(), rows in 16_usize..40, blocks in 1_usize..4, count in 1_usize..20) {
         let (plain, fast) = (Cpu::with_isa(1, Isa::Scalar), Cpu::new(2));
-        for format in Format::ALL {
+        for &format in Format::ALL {
             let (reference, expected) = product(&plain, format, rows, 256 * blocks, count, seed);
             let (found, _) = product(&fast, format, rows, 256 * blocks, count, seed);
             // The two differ by the order of their sums; both differ from the truth by the rounding of activations.

@@ -20,6 +20,23 @@ pub struct Matrix {
     pub(super) device: Option<Memory>,
 }
 
+/// The formats that the kernels know.
+pub(super) const FORMATS: [Format; 9] = [
+    Format::F32,
+    Format::F16,
+    Format::BF16,
+    Format::Q4_0,
+    Format::Q5_0,
+    Format::Q8_0,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+];
+
+fn unknown(format: Format) -> ! {
+    unreachable!("{format:?} is refused when a model is loaded: see `computes`")
+}
+
 /// The number of a format in `formats.cuh`. Floats of all kinds are halves on the card.
 pub(super) fn number(format: Format) -> i32 {
     match format {
@@ -30,22 +47,13 @@ pub(super) fn number(format: Format) -> i32 {
         Format::Q4K => 4,
         Format::Q5K => 5,
         Format::Q6K => 6,
+        _ => unknown(format),
     }
 }
 
 /// The number of a format of files in `repack.cu`.
 pub(super) fn raw_number(format: Format) -> i32 {
-    match format {
-        Format::F32 => 0,
-        Format::F16 => 1,
-        Format::BF16 => 2,
-        Format::Q4_0 => 3,
-        Format::Q5_0 => 4,
-        Format::Q8_0 => 5,
-        Format::Q4K => 6,
-        Format::Q5K => 7,
-        Format::Q6K => 8,
-    }
+    FORMATS.iter().position(|&known| known == format).unwrap_or_else(|| unknown(format)) as i32
 }
 
 /// Bytes of a tile of so many steps of 64 columns: `tile_bytes` in `formats.cuh`.
@@ -58,6 +66,7 @@ pub(super) fn tile_bytes(format: Format, steps: usize) -> usize {
         Format::Q4K => 2304,
         Format::Q5K => 2816,
         Format::Q6K => 3360,
+        _ => unknown(format),
     }
 }
 

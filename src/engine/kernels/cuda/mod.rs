@@ -231,6 +231,14 @@ impl Kernels for Cuda {
         state.results.floats(len)
     }
 
+    fn computes(&self, format: Format) -> bool {
+        matrix::FORMATS.contains(&format)
+    }
+
+    fn scaled(&self, _: Matrix, _: f32) -> Matrix {
+        unreachable!("formats with scales of whole matrices are not computed with on cards")
+    }
+
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
         let mut matrix = Cuda::matrix_on_host(weights, format, rows, cols);
         matrix.upload(&self.device, &mut self.state().ring)?;

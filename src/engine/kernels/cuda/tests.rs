@@ -143,7 +143,7 @@ proptest! {
         count in prop_oneof![1_usize..10, 10_usize..140, 129_usize..300],
     ) {
         let Some(cuda) = cuda() else { return Ok(()) };
-        for format in Format::ALL {
+        for format in matrix::FORMATS {
             let cols = match format.block_len() {
                 256 => 256 * blocks.div_ceil(8),
                 32 => 32 * blocks,
@@ -248,7 +248,7 @@ proptest! {
         let Some(cuda) = cuda() else { return Ok(()) };
         let cpu = plain();
         let mut random = Random(seed);
-        for format in Format::ALL {
+        for format in matrix::FORMATS {
             let cols = 256 * blocks;
             let case = Case::new(format, 37, cols, &mut random);
             let tokens: Vec<u32> = (0..count).map(|_| (random.next() % 37) as u32).collect();

@@ -82,7 +82,7 @@ fn gemma3() {
 
 #[test]
 fn every_format() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         // Activations are rounded to 8 bits on their way through quantised layers.
         let error = if format.block_len() == 1 { EXACT } else { 3e-3 };
         check(&Tiny { format, width: 256, head: 64, hidden: 512, ..Tiny::new("qwen2") }, error);

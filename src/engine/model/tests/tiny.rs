@@ -167,7 +167,7 @@ impl Tiny {
             .iter()
             .map(|tensor| {
                 let mut numbers = vec![0.0_f32; tensor.elements() as usize];
-                Format::of(tensor.kind).unwrap().dequantise(gguf.bytes(tensor), &mut numbers);
+                Format::of(tensor.kind).unwrap().dequantise(&gguf.bytes(tensor), &mut numbers);
                 (tensor.name.as_str(), numbers.iter().map(|&x| f64::from(x)).collect())
             })
             .collect();

@@ -3,9 +3,10 @@
 //! All pointers are to fields of blocks, at offsets that the loops keep below the fields' lengths.
 
 use super::float::{load, sum};
+use super::table::{FLOATS_OF_4, NON_LINEAR, lookup};
 use crate::engine::quant::{
-    Block, BlockBF16, BlockF16, BlockF32, BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0, Half, Scales,
-    X8_0, X8K,
+    Block, BlockBF16, BlockF16, BlockF32, BlockIQ4NL, BlockMXFP4, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1,
+    BlockQ5K, BlockQ6K, BlockQ8_0, Half, Scales, X8_0, X8K,
 };
 use std::arch::x86_64::*;
 
@@ -20,14 +21,14 @@ pub trait Dot: Block {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn float(half: Half) -> f32 {
+pub(super) fn float(half: Half) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half.bits()))))
 }
 
 /// 32 bytes of `bytes` from `at` on.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn bytes<T, const LEN: usize>(bytes: &[T; LEN], at: usize) -> __m256i {
+pub(super) fn bytes<T, const LEN: usize>(bytes: &[T; LEN], at: usize) -> __m256i {
     const { assert!(size_of::<T>() == 1) };
     assert!(at + 32 <= LEN);
     // SAFETY: they are within the array.
@@ -36,7 +37,7 @@ fn bytes<T, const LEN: usize>(bytes: &[T; LEN], at: usize) -> __m256i {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sums(x: &X8K) -> __m256i {
+pub(super) fn sums(x: &X8K) -> __m256i {
     // SAFETY: sixteen numbers of 16 bits are 32 bytes.
     unsafe { _mm256_loadu_si256(x.sums.as_ptr().cast()) }
 }
@@ -44,13 +45,13 @@ fn sums(x: &X8K) -> __m256i {
 /// Adds `d * v` to `total`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add(total: __m256, d: f32, v: __m256i) -> __m256 {
+pub(super) fn add(total: __m256, d: f32, v: __m256i) -> __m256 {
     _mm256_fmadd_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v), total)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn shortest<A, B, const N: usize>(row: &[A], columns: &[&[B]; N]) -> usize {
+pub(super) fn shortest<A, B, const N: usize>(row: &[A], columns: &[&[B]; N]) -> usize {
     let mut shortest = row.len();
     for n in 0..N {
         shortest = shortest.min(columns[n].len());
@@ -111,7 +112,24 @@ fn spread(bits: [u8; 4]) -> __m256i {
     _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, byte_of), bit_of), bit_of)
 }
 
-/// Rows in blocks of 32 signed bytes with one scale: `$unpack` makes them of a block.
+/// The products of 32 signed bytes with as many, each at least -127, summed by fours.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn signed(q: __m256i, x: __m256i) -> __m256i {
+    // The instruction multiplies unsigned by signed bytes: the sign goes over to the activations. Two products of at
+    // most 128 * 127 fit 16 bits.
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// The products of 32 unsigned bytes of at most 127 with as many signed ones, summed by fours.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unsigned(q: __m256i, x: __m256i) -> __m256i {
+    _mm256_madd_epi16(_mm256_maddubs_epi16(q, x), _mm256_set1_epi16(1))
+}
+
+/// Rows in blocks of 32 signed bytes with one scale: `$unpack` makes both of a block.
 macro_rules! dot_of_32 {
     ($block:ty, $w:ident => $unpack:expr) => {
         impl Dot for $block {
@@ -120,15 +138,10 @@ macro_rules! dot_of_32 {
                 let mut totals = [_mm256_setzero_ps(); N];
                 for i in 0..shortest(row, &columns) {
                     let $w = &row[i];
-                    let d = float($w.d);
-                    let q = $unpack;
-                    // The instruction multiplies unsigned by signed bytes: the sign goes over to the activations. Two
-                    // products of at most 128 * 127 fit 16 bits.
-                    let q_abs = _mm256_abs_epi8(q);
+                    let (d, q) = $unpack;
                     for n in 0..N {
                         let x = &columns[n][i];
-                        let pairs = _mm256_maddubs_epi16(q_abs, _mm256_sign_epi8(bytes(&x.qs, 0), q));
-                        totals[n] = add(totals[n], d * x.d, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                        totals[n] = add(totals[n], d * x.d, signed(q, bytes(&x.qs, 0)));
                     }
                 }
                 let mut out = [0.0; N];
@@ -141,12 +154,46 @@ macro_rules! dot_of_32 {
     };
 }
 
-dot_of_32!(BlockQ8_0, w => bytes(&w.qs, 0));
-dot_of_32!(BlockQ4_0, w => _mm256_sub_epi8(nibbles(&w.qs), _mm256_set1_epi8(8)));
+dot_of_32!(BlockQ8_0, w => (float(w.d), bytes(&w.qs, 0)));
+dot_of_32!(BlockQ4_0, w => (float(w.d), _mm256_sub_epi8(nibbles(&w.qs), _mm256_set1_epi8(8))));
 dot_of_32!(BlockQ5_0, w => {
     // A fifth bit that is not set takes 16 away: the offset of the format.
     let absent = _mm256_andnot_si256(spread(w.qh), _mm256_set1_epi8(-16));
-    _mm256_or_si256(nibbles(&w.qs), absent)
+    (float(w.d), _mm256_or_si256(nibbles(&w.qs), absent))
+});
+dot_of_32!(BlockIQ4NL, w => (float(w.d), lookup(&NON_LINEAR, nibbles(&w.qs))));
+dot_of_32!(BlockMXFP4, w => (w.scale(), lookup(&FLOATS_OF_4, nibbles(&w.qs))));
+
+/// Rows in blocks of 32 unsigned bytes with a scale and a minimum: `$unpack` makes the bytes of a block.
+macro_rules! dot_of_32_and_minimum {
+    ($block:ty, $w:ident => $unpack:expr) => {
+        impl Dot for $block {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn dot_avx2<const N: usize>(row: &[Self], columns: [&[X8_0]; N]) -> [f32; N] {
+                let mut totals = [_mm256_setzero_ps(); N];
+                for i in 0..shortest(row, &columns) {
+                    let $w = &row[i];
+                    let (d, m, q) = (float($w.d), float($w.m), $unpack);
+                    for n in 0..N {
+                        let x = &columns[n][i];
+                        let qs = bytes(&x.qs, 0);
+                        totals[n] = add(totals[n], d * x.d, unsigned(q, qs));
+                        totals[n] = add(totals[n], m * x.d, unsigned(_mm256_set1_epi8(1), qs));
+                    }
+                }
+                let mut out = [0.0; N];
+                for n in 0..N {
+                    out[n] = sum(totals[n]);
+                }
+                out
+            }
+        }
+    };
+}
+
+dot_of_32_and_minimum!(BlockQ4_1, w => nibbles(&w.qs));
+dot_of_32_and_minimum!(BlockQ5_1, w => {
+    _mm256_or_si256(nibbles(&w.qs), _mm256_and_si256(spread(w.qh), _mm256_set1_epi8(16)))
 });
 
 /// Scales and minima of Q4_K and Q5_K as eight numbers of 16 bits each.
@@ -219,7 +266,7 @@ macro_rules! dot_of_groups {
 /// The low and the high nibbles of 32 bytes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn both_nibbles(qs: __m256i) -> [__m256i; 2] {
+pub(super) fn both_nibbles(qs: __m256i) -> [__m256i; 2] {
     let mask = _mm256_set1_epi8(15);
     [_mm256_and_si256(qs, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(qs), mask)]
 }

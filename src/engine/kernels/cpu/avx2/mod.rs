@@ -4,6 +4,8 @@
 
 mod blocks;
 mod float;
+mod sixteens;
+mod table;
 
 use crate::engine::quant::{X8_0, X8K};
 pub use blocks::Dot;
