@@ -24,7 +24,7 @@ struct Linear {
     float* partial;      // [units, ranges, products of a unit, sums]
     u32* arrived;        // [units], zeros
     float eps;
-    int rows, columns;
+    int first, rows, columns;  // the first row of the halves, and how many; `out` begins there
     int pair;  // of the first two products: out[0] = function(first) * second
     int gelu;  // the function
     int units, ranges, groups;
@@ -53,14 +53,15 @@ struct Columns {
     uint2 sums[N];    // of groups 2t and 2t + 1 of row g, and what those lost
     float2 scale[N];  // of rows 2t and 2t + 1
 
-    __device__ __forceinline__ void take(const Activations& from, int chunk) {
+    // Of the rows from `first` on, which is a multiple of 8.
+    __device__ __forceinline__ void take(const Activations& from, int first, int chunk) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll
-            for (int i = 0; i < 8; i++) x[n][i] = *(const uint4*)(from.block(n, chunk * 8 + i) + piece(g, t));
-            sums[n] = *(const uint2*)(from.sums(n * 8 + g, chunk) + t * 8);
-            scale[n] = *(const float2*)from.scale(n * 8 + 2 * t, chunk);
+            for (int i = 0; i < 8; i++) x[n][i] = *(const uint4*)(from.block(first / 8 + n, chunk * 8 + i) + piece(g, t));
+            sums[n] = *(const uint2*)(from.sums(first + n * 8 + g, chunk) + t * 8);
+            scale[n] = *(const float2*)from.scale(first + n * 8 + 2 * t, chunk);
         }
     }
 
@@ -259,7 +260,7 @@ DEVICE void linear(const Linear& a) {
     depend();
     Columns<N> x;
     if (N > 1 || a.halves.base) {
-        if (mine > 0) x.take(a.halves, chunk);
+        if (mine > 0) x.take(a.halves, a.first, chunk);
     } else {
         if constexpr (N == 1) x.take(a, chunk, squares, ring + (STAGES - 1) * a.stage);
 #if __CUDA_ARCH__ >= 900
@@ -373,4 +374,3 @@ DEVICE void linear(const Linear& a) {
 
 KERNEL __launch_bounds__(512, 1) linear_1(const __grid_constant__ Linear a) { linear<1>(a); }
 KERNEL __launch_bounds__(512, 1) linear_2(const __grid_constant__ Linear a) { linear<2>(a); }
-KERNEL __launch_bounds__(256, 1) linear_4(const __grid_constant__ Linear a) { linear<4>(a); }

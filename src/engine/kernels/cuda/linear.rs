@@ -14,11 +14,17 @@ const DEEP: usize = 64;
 /// Up to so many rows, those kernels take floats as they are, and normalise them too.
 const FLOATS: usize = 4;
 
+/// Rows that a kernel for few takes at once: with more, their activations leave registers for too few warps.
+const ROWS: usize = 16;
+
 /// Products that they compute at once.
 pub(super) const PRODUCTS: usize = 3;
 
 /// Tiles of a warp in shared memory: `STAGES` of `linear.cu`.
 const STAGES: usize = 3;
+
+/// Warps of a block at most.
+const WARPS: usize = 16;
 
 /// Strips of a block at most.
 const TURNS: usize = 256;
@@ -63,6 +69,7 @@ struct Linear {
     partial: Address,
     arrived: Address,
     eps: f32,
+    first: i32,
     rows: i32,
     columns: i32,
     pair: i32,
@@ -107,17 +114,16 @@ struct Plan {
 fn plan(multiprocessors: usize, memory: usize, n: usize, units: usize, tiles: usize, stage: usize) -> Plan {
     // What a block keeps of its strips: there are more of them only in a table of a million tokens.
     let memory = memory - TURNS * 16;
-    let most = if n < 4 { 16 } else { 8 };
     // A warp's tiles, and the sums that it found.
     let a_warp = |batch: usize| STAGES * stage + batch * (n * 8 * 20 + 8) * 4;
-    let wanted = tiles.min(most);
+    let wanted = tiles.min(WARPS);
     let batch = if wanted * a_warp(4) <= memory { 4 } else { 2 };
-    let warps = (memory / a_warp(batch)).clamp(1, most);
+    let warps = (memory / a_warp(batch)).clamp(1, WARPS);
     let ranges = tiles.div_ceil(warps);
     let warps = tiles.div_ceil(ranges);
     let shared = warps * a_warp(batch);
     let reserved = 1 << 10;
-    let blocks = (most / warps).min((memory + reserved) / (shared + reserved)).max(1) * multiprocessors;
+    let blocks = (WARPS / warps).min((memory + reserved) / (shared + reserved)).max(1) * multiprocessors;
     let groups = (blocks / ranges).clamp(units.div_ceil(TURNS / 2), units.max(1));
     // As few as take no longer: what the last round leaves idle is of no use.
     let rounds = units.div_ceil(groups);
@@ -187,13 +193,21 @@ impl Cuda {
         self.few(argument, products);
     }
 
-    fn few(&self, mut argument: Linear, products: &[Product<'_, Cuda>]) {
+    fn few(&self, argument: Linear, products: &[Product<'_, Cuda>]) {
+        let rows = argument.rows as usize;
+        for first in (0..rows).step_by(ROWS) {
+            let mut part = argument;
+            (part.first, part.rows) = (first as i32, ROWS.min(rows - first) as i32);
+            for one in &mut part.products {
+                one.out += first as u64 * one.features as u64 * 4;
+            }
+            self.few_at_once(part, products);
+        }
+    }
+
+    fn few_at_once(&self, mut argument: Linear, products: &[Product<'_, Cuda>]) {
         let info = self.device.info();
-        let n = match argument.rows {
-            0..=8 => 1,
-            9..=16 => 2,
-            _ => 4,
-        };
+        let n = if argument.rows <= 8 { 1 } else { 2 };
         let strips = argument.products.iter().map(|one| one.strips as usize).sum::<usize>();
         let units = if argument.pair == 1 { argument.products[0].strips as usize } else { strips };
         let columns = argument.columns as usize;
@@ -222,8 +236,7 @@ impl Cuda {
         unsafe {
             match n {
                 1 => launch!(self.device, c"linear_1", grid, threads, shared, argument),
-                2 => launch!(self.device, c"linear_2", grid, threads, shared, argument),
-                _ => launch!(self.device, c"linear_4", grid, threads, shared, argument),
+                _ => launch!(self.device, c"linear_2", grid, threads, shared, argument),
             }
         }
     }
@@ -302,6 +315,7 @@ fn argument(rows: usize, products: &mut [Product<'_, Cuda>], add: bool, function
         partial: 0,
         arrived: 0,
         eps: 0.0,
+        first: 0,
         rows: rows as i32,
         columns: columns as i32,
         pair: i32::from(function.is_some()),
@@ -324,7 +338,7 @@ mod tests {
         fn all_is_shared_out(
             multiprocessors in 1_usize..200,
             memory in prop_oneof![Just(98 << 10), Just(163 << 10), Just(226 << 10)],
-            n in prop_oneof![Just(1_usize), Just(2), Just(4)],
+            n in 1_usize..=2,
             units in 1_usize..10_000,
             tiles in 1_usize..200,
             stage in prop_oneof![Just(2304_usize), Just(3360), Just(4352), Just(8192)],
