@@ -4,7 +4,8 @@
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
 //! - [`footprint`]: what the model takes, and whether it can be served: from its header alone.
-//! - [`template`]: messages to the text that the model was trained on. [`tokenizer`]: text to tokens and back.
+//! - [`template`]: messages to the text that the model was trained on. [`output`]: reasoning and calls in its answers.
+//! - [`tokenizer`]: text to tokens and back.
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations; [`blocks`]:
 //!   where that lies, and who shares it.
 //! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
@@ -22,6 +23,7 @@ pub mod grammar;
 pub mod kernels;
 pub mod kv_cache;
 pub mod model;
+pub mod output;
 pub mod quant;
 pub mod sampler;
 pub mod sequence;

@@ -6,6 +6,7 @@
 mod python;
 
 use super::gguf::Metadata;
+use super::output::Format;
 use super::tokenizer::{Token, Tokenizer};
 use super::{Error, stack};
 use minijinja::syntax::SyntaxConfig;
@@ -29,6 +30,7 @@ pub struct Template {
     /// The templates by name, or why there are none.
     templates: Result<Environment<'static>, String>,
     has_tools: bool,
+    format: Format,
     bos: String,
     eos: String,
 }
@@ -63,7 +65,10 @@ impl Template {
         let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
         match sources {
             Ok((chat, tools)) => Template::new(chat, tools, bos, eos),
-            Err(problem) => Template { templates: Err(problem), has_tools: false, bos, eos },
+            Err(problem) => {
+                let format = Format::of("");
+                Template { templates: Err(problem), has_tools: false, format, bos, eos }
+            }
         }
     }
 
@@ -71,7 +76,13 @@ impl Template {
     pub fn new(chat: &str, tools: Option<&str>, bos: String, eos: String) -> Template {
         let templates = environment(chat, tools)
             .map_err(|error| format!("this model's chat template cannot be read: {}", describe(&error)));
-        Template { templates, has_tools: tools.is_some(), bos, eos }
+        let format = Format::of(&[chat, tools.unwrap_or_default()].concat());
+        Template { templates, has_tools: tools.is_some(), format, bos, eos }
+    }
+
+    /// How the model writes what is no text.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The text of a chat.
@@ -87,7 +98,7 @@ impl Template {
 
     fn render_chat(&self, environment: &Environment, chat: &Chat) -> Result<String, Error> {
         let messages = chat.messages.iter().enumerate().map(|(at, message)| normalise(at, message));
-        let messages = messages.collect::<Result<Vec<Json>, Error>>()?;
+        let messages = self.format.adapt(messages.collect::<Result<Vec<Json>, Error>>()?, chat.tools);
         // Hugging Face's convention is that the arguments of a call are an object, OpenAI's that they are its text. A
         // template that fails on the one may be made for the other.
         let objects: Vec<Json> = messages.iter().map(parse_arguments).collect();

@@ -58,12 +58,16 @@ struct Choice {
 #[derive(Debug, Deserialize)]
 struct Delta {
     content: Option<String>,
+    reasoning: Option<String>,
+    tool_calls: Option<serde::de::IgnoredAny>,
 }
 
 impl Choice {
     fn has_text(&self) -> bool {
-        let content = self.delta.as_ref().and_then(|delta| delta.content.as_ref());
-        self.text.iter().chain(content).any(|text| !text.is_empty())
+        let delta = self.delta.as_ref();
+        let texts = delta.into_iter().flat_map(|delta| [&delta.content, &delta.reasoning]).flatten();
+        self.text.iter().chain(texts).any(|text| !text.is_empty())
+            || delta.is_some_and(|delta| delta.tool_calls.is_some())
     }
 }
 
@@ -166,6 +170,15 @@ mod tests {
         let seen = Seen { tokens, pieces: 2, done: true, failed: false };
         assert_eq!(pass(&stream, &[], false), (stream.clone(), seen));
         assert_eq!(pass(&stream, &[], true), ([ROLE, HI, TEXT, DONE].concat(), seen));
+    }
+
+    #[test]
+    fn thoughts_and_calls_are_pieces_too() {
+        let piece = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{delta}}}]}}\n\n");
+        let thought = piece(r#"{"reasoning":"Hm","reasoning_content":"Hm"}"#);
+        let call = piece(r#"{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}"#);
+        let stream = [&*thought, &call, &piece("{}"), &piece(r#"{"content":null}"#), DONE].concat();
+        assert_eq!(pass(&stream, &[], true), (stream.clone(), Seen { pieces: 2, done: true, ..Seen::default() }));
     }
 
     #[test]

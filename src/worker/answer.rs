@@ -2,6 +2,7 @@
 
 use super::engine::Events;
 use super::openai::{Envelope, Error, Usage, chat, completion, finish_reason, id, now};
+use crate::engine::output::{Parser, Piece};
 use crate::engine::sequence::{Counts, Event, Finish, Scored};
 use axum::Json;
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -34,6 +35,8 @@ pub(super) struct Answer {
     pub(super) echo: Vec<String>,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
+    /// What tells the parts of each choice of a chat.
+    pub(super) parsers: Vec<Parser>,
     pub(super) events: Events,
 }
 
@@ -41,12 +44,50 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Default)]
 struct Part {
     text: String,
+    thought: String,
+    calls: Vec<chat::ToolCall>,
     tokens: Vec<Scored>,
     finish: Option<Finish>,
     counts: Counts,
 }
 
+impl Part {
+    fn add(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.text.push_str(&text),
+                Piece::Reasoning(text) => self.thought.push_str(&text),
+                Piece::Call(name) => self.calls.push(chat::ToolCall::new(name)),
+                Piece::Arguments(text) => {
+                    if let Some(call) = self.calls.last_mut() {
+                        call.function.arguments.push_str(&text);
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Answer {
+    /// The parts of a text.
+    fn parse(&mut self, index: usize, text: String) -> Vec<Piece> {
+        match self.parsers.get_mut(index) {
+            Some(parser) => parser.push(&text),
+            None => vec![Piece::Text(text)],
+        }
+    }
+
+    /// The parts that were held back until the end.
+    fn parse_rest(&mut self, index: usize) -> Vec<Piece> {
+        self.parsers.get_mut(index).map(Parser::finish).unwrap_or_default()
+    }
+
+    /// OpenAI's name for why a choice ended.
+    fn reason(&self, index: usize, finish: Finish) -> &'static str {
+        let called = self.parsers.get(index).is_some_and(Parser::has_called);
+        if called && finish == Finish::Stop { "tool_calls" } else { finish_reason(finish) }
+    }
+
     /// Waits for all of it.
     pub(super) async fn whole(mut self) -> Result<Response, Error> {
         let mut parts: Vec<Part> =
@@ -54,10 +95,11 @@ impl Answer {
         while parts.iter().any(|part| part.finish.is_none()) {
             match self.events.recv().await {
                 Some((index, Event::Text { text, tokens })) => {
-                    parts[index].text.push_str(&text);
+                    parts[index].add(self.parse(index, text));
                     parts[index].tokens.extend(tokens);
                 }
                 Some((index, Event::Finished { reason, counts })) => {
+                    parts[index].add(self.parse_rest(index));
                     parts[index].finish = Some(reason);
                     parts[index].counts = counts;
                 }
@@ -68,14 +110,14 @@ impl Answer {
         let counts: Vec<Counts> = parts.iter().map(|part| part.counts).collect();
         let usage = Some(Some(usage(&counts, self.choices)));
         let parts = parts.into_iter().enumerate();
-        let reason = |finish: Option<Finish>| finish.map(finish_reason);
+        let reason = |index: usize, finish: Option<Finish>| finish.map(|finish| self.reason(index, finish));
         Ok(match self.dialect {
             Dialect::Chat => {
                 let choice = |(index, part): (usize, Part)| chat::Choice {
                     index,
-                    message: chat::Message::new(part.text),
+                    message: chat::Message::new(part.text, part.thought, part.calls),
                     logprobs: self.logprobs.then(|| chat::Logprobs::new(&part.tokens)),
-                    finish_reason: reason(part.finish).unwrap_or_default(),
+                    finish_reason: reason(index, part.finish).unwrap_or_default(),
                 };
                 let choices = parts.map(choice).collect();
                 let (id, object) = (id("chatcmpl-").into(), "chat.completion");
@@ -86,7 +128,7 @@ impl Answer {
                     index,
                     logprobs: self.logprobs.then(|| completion::Logprobs::new(&part.tokens, 0)),
                     text: part.text,
-                    finish_reason: reason(part.finish),
+                    finish_reason: reason(index, part.finish),
                 };
                 let choices = parts.map(choice).collect();
                 let (id, object) = (id("cmpl-").into(), "text_completion");
@@ -130,6 +172,8 @@ struct Pieces {
     finished: Vec<Option<Counts>>,
     /// Characters of each choice that were sent.
     offsets: Vec<usize>,
+    /// Calls of each choice that were begun.
+    calls: Vec<usize>,
     done: bool,
 }
 
@@ -146,6 +190,7 @@ impl Pieces {
             ready: VecDeque::new(),
             finished: vec![None; choices],
             offsets: vec![0; choices],
+            calls: vec![0; choices],
             done: false,
             answer,
         };
@@ -172,7 +217,8 @@ impl Pieces {
         let echo = std::mem::take(&mut self.answer.echo[index]);
         match self.answer.dialect {
             Dialect::Chat => {
-                let delta = chat::Delta { role: Some("assistant"), content: Some(String::new()) };
+                let content = Some(String::new());
+                let delta = chat::Delta { role: Some("assistant"), content, ..chat::Delta::default() };
                 self.piece(chat::ChunkChoice { index, delta, logprobs: None, finish_reason: None });
             }
             Dialect::Completion if !echo.is_empty() => {
@@ -187,8 +233,8 @@ impl Pieces {
         match self.answer.dialect {
             Dialect::Chat => {
                 let logprobs = wanted.then(|| chat::Logprobs::new(tokens));
-                let delta = chat::Delta { role: None, content: Some(text) };
-                self.piece(chat::ChunkChoice { index, delta, logprobs, finish_reason: None });
+                let pieces = self.answer.parse(index, text);
+                self.parts(index, pieces, logprobs);
             }
             Dialect::Completion => {
                 let logprobs = wanted.then(|| completion::Logprobs::new(tokens, self.offsets[index]));
@@ -198,8 +244,34 @@ impl Pieces {
         }
     }
 
+    /// The parts of a chat, the first of them with the log-probabilities of all.
+    fn parts(&mut self, index: usize, pieces: Vec<Piece>, mut logprobs: Option<chat::Logprobs>) {
+        for piece in pieces {
+            let mut delta = chat::Delta::default();
+            match piece {
+                Piece::Text(text) => delta.content = Some(text),
+                Piece::Reasoning(text) => delta.thought = chat::Thought::new(Some(text)),
+                Piece::Call(name) => {
+                    delta.tool_calls.push(chat::CallDelta::first(self.calls[index], name));
+                    self.calls[index] += 1;
+                }
+                Piece::Arguments(text) => {
+                    delta.tool_calls.push(chat::CallDelta::more(self.calls[index].saturating_sub(1), text));
+                }
+            }
+            self.piece(chat::ChunkChoice { index, delta, logprobs: logprobs.take(), finish_reason: None });
+        }
+        // What is held back of the text is not held back of the tokens.
+        if logprobs.as_ref().is_some_and(|logprobs| !logprobs.content.is_empty()) {
+            let delta = chat::Delta { content: Some(String::new()), ..chat::Delta::default() };
+            self.piece(chat::ChunkChoice { index, delta, logprobs, finish_reason: None });
+        }
+    }
+
     fn finish(&mut self, index: usize, reason: Finish, counts: Counts) {
-        let finish_reason = Some(finish_reason(reason));
+        let rest = self.answer.parse_rest(index);
+        self.parts(index, rest, None);
+        let finish_reason = Some(self.answer.reason(index, reason));
         match self.answer.dialect {
             Dialect::Chat => {
                 let delta = chat::Delta::default();
@@ -248,6 +320,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::output::{Calls, Format, Opening};
     use crate::engine::sequence::Candidate;
     use serde_json::{Value, json};
     use tokio::sync::mpsc::unbounded_channel;
@@ -268,7 +341,16 @@ mod tests {
         }
         let echo = vec![String::new(); 2];
         let model = "m".into();
-        Answer { dialect, model, choices: 2, echo, logprobs: false, include_usage: true, events: receiver }
+        Answer {
+            dialect,
+            model,
+            choices: 2,
+            echo,
+            logprobs: false,
+            include_usage: true,
+            parsers: Vec::new(),
+            events: receiver,
+        }
     }
 
     fn two() -> Vec<(usize, Event)> {
@@ -341,6 +423,63 @@ mod tests {
             json!("[DONE]"),
         ];
         assert_eq!(sent, expected);
+    }
+
+    /// A chat whose first choice thinks, then calls; the second only talks.
+    fn calling() -> Answer {
+        let format = Format { calls: Calls::Hermes, reasons: true, tells_tools: true };
+        let parser = || Parser::new(format, Opening::MayReason, vec!["add".into()], true);
+        let events = vec![
+            (0, text("<think>Hm</think>")),
+            (1, text("Hi")),
+            (0, text("<tool_call>{\"name\": \"add\", \"arguments\": {\"a\"")),
+            (0, text(": 1}}</tool_call>")),
+            (1, finished(Finish::Stop, 1)),
+            (0, finished(Finish::Stop, 9)),
+        ];
+        Answer { parsers: vec![parser(), parser()], ..answer(Dialect::Chat, events) }
+    }
+
+    #[tokio::test]
+    async fn a_whole_chat_with_a_call() {
+        let answer = whole(calling()).await;
+        let mut choice = answer["choices"][0].clone();
+        let id = choice["message"]["tool_calls"][0]["id"].take();
+        assert!(id.as_str().unwrap().starts_with("call_"));
+        let function = json!({"name": "add", "arguments": "{\"a\": 1}"});
+        let message = json!({"role": "assistant", "content": null, "refusal": null, "reasoning": "Hm",
+            "reasoning_content": "Hm", "tool_calls": [{"id": null, "type": "function", "function": function}]});
+        assert_eq!(choice["message"], message);
+        assert_eq!(choice["finish_reason"], "tool_calls");
+        assert_eq!(answer["choices"][1]["message"]["content"], "Hi");
+        assert_eq!(answer["choices"][1]["finish_reason"], "stop");
+    }
+
+    #[tokio::test]
+    async fn a_streamed_chat_with_a_call() {
+        let mut deltas = Vec::new();
+        let mut reason = Value::Null;
+        for piece in pieces(calling()).await {
+            let Some(choice) = piece["choices"].get(0).filter(|choice| choice["index"] == 0) else { continue };
+            let mut delta = choice["delta"].clone();
+            if let Some(id) = delta.pointer_mut("/tool_calls/0/id") {
+                *id = json!(id.as_str().unwrap().starts_with("call_"));
+            }
+            deltas.push(delta);
+            reason = choice["finish_reason"].clone();
+        }
+        let more = |arguments: &str| json!({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]});
+        let function = json!({"name": "add", "arguments": ""});
+        let expected = [
+            json!({"role": "assistant", "content": ""}),
+            json!({"reasoning": "Hm", "reasoning_content": "Hm"}),
+            json!({"tool_calls": [{"index": 0, "id": true, "type": "function", "function": function}]}),
+            more("{\"a\""),
+            more(": 1}"),
+            json!({}),
+        ];
+        assert_eq!(deltas, expected);
+        assert_eq!(reason, "tool_calls");
     }
 
     #[tokio::test]

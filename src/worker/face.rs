@@ -4,9 +4,10 @@ use super::answer::{Answer, Dialect};
 use super::engine::Engine;
 use super::metrics::Metrics;
 use super::openai::completion::Prompt;
-use super::openai::{Error, Fields, Generation, Model, Models, chat, completion};
+use super::openai::{Error, Fields, Generation, Model, Models, Wanted, chat, completion};
 use super::tokens;
 use crate::engine::grammar::Grammars;
+use crate::engine::output::{Constrained, Format, Opening, Parser};
 use crate::engine::sequence::Job;
 use crate::engine::template::{Chat, Template};
 use crate::engine::tokenizer::{Special, Tokenizer};
@@ -71,9 +72,16 @@ async fn count(State(face): State<Arc<Face>>, path: Option<MatchedPath>, request
 
 async fn chat(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
     let request = chat::Request::read(&fields(body)?)?;
-    let generation = request.generation.clone();
-    let prompt = face.blocking(move |face| face.chat_prompt(&request)).await?;
-    face.answer(Dialect::Chat, "messages", vec![prompt], None, generation).await
+    let (prompt, turn, generation) = face.blocking(move |face| face.turn(request)).await?;
+    face.answer(Dialect::Chat, "messages", vec![prompt], None, Some(turn), generation).await
+}
+
+/// What is known of a model's turn in a conversation before it answers.
+struct Turn {
+    format: Format,
+    opening: Opening,
+    /// What it may call.
+    tools: Vec<String>,
 }
 
 async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
@@ -84,7 +92,7 @@ async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Respons
         Ok((tokens, echo))
     };
     let (prompts, echo) = face.blocking(read).await?;
-    face.answer(Dialect::Completion, "prompt", prompts, echo, generation).await
+    face.answer(Dialect::Completion, "prompt", prompts, echo, None, generation).await
 }
 
 async fn models(State(face): State<Arc<Face>>) -> Json<Models> {
@@ -135,11 +143,37 @@ impl Face {
 
     /// The tokens of a conversation.
     pub(super) fn chat_prompt(&self, request: &chat::Request) -> Result<Vec<u32>, Error> {
+        let text = self.chat_text(request)?;
+        Ok(self.tokenizer.encode(&text, Special::Parse, true))
+    }
+
+    fn chat_text(&self, request: &chat::Request) -> Result<String, Error> {
         let chat::Request { messages, tools, variables, .. } = request;
-        let chat = Chat { messages, tools, add_generation_prompt: true, variables: variables.as_ref() };
+        let variables = variables.as_ref();
+        let chat = Chat { messages, tools: &tools.offered, add_generation_prompt: true, variables };
         let text = self.template.render(&chat).map_err(|error| Error::invalid("messages", error.to_string()))?;
         self.check_length("messages", &text)?;
-        Ok(self.tokenizer.encode(&text, Special::Parse, true))
+        Ok(text)
+    }
+
+    /// The tokens of a conversation, and what the model may say to it.
+    fn turn(&self, request: chat::Request) -> Result<(Vec<u32>, Turn, Generation), Error> {
+        let text = self.chat_text(&request)?;
+        let chat::Request { tools, mut generation, .. } = request;
+        let format = self.template.format();
+        let opening = format.opening(&text);
+        let constrained = Constrained { format, opening, tokenizer: &self.tokenizer };
+        let required = tools.required();
+        generation.wanted = match generation.wanted {
+            _ if !required.is_empty() => {
+                let source = constrained.calls(&required, tools.parallel);
+                Some(Wanted { source, param: "tools".into() })
+            }
+            Some(Wanted { source, param }) => Some(Wanted { source: constrained.behind_thought(source), param }),
+            None => None,
+        };
+        let turn = Turn { format, opening, tools: tools.names() };
+        Ok((self.tokenizer.encode(&text, Special::Parse, true), turn, generation))
     }
 
     /// The tokens of a prompt.
@@ -197,6 +231,7 @@ impl Face {
         param: &str,
         prompts: Vec<Vec<u32>>,
         echo: Option<Vec<String>>,
+        turn: Option<Turn>,
         generation: Generation,
     ) -> Result<Response, Error> {
         let biased: Vec<u32> = generation.params.logit_bias.iter().map(|(token, _)| *token).collect();
@@ -218,6 +253,10 @@ impl Face {
             }
             None => None,
         };
+        let shown = turn.as_ref().map(|turn| turn.format.shown(&self.tokenizer, !turn.tools.is_empty()));
+        let shown = shown.unwrap_or_default();
+        let parser = |turn: &Turn| Parser::new(turn.format, turn.opening, turn.tools.clone(), stream);
+        let parsers = turn.iter().flat_map(|turn| (0..choices).map(move |_| parser(turn))).collect();
         let echo = echo.unwrap_or_else(|| vec![String::new(); prompts.len()]);
         let echo = echo.iter().flat_map(|echo| std::iter::repeat_n(echo.clone(), choices)).collect();
         let job = |prompt: &Vec<u32>, choice: usize| {
@@ -225,14 +264,14 @@ impl Face {
             // Each choice is another one, and all of them are the same the next time.
             params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
             let (prompt, stop, grammar) = (prompt.clone(), stop.clone(), grammar.clone());
-            let max_tokens = max_tokens.unwrap_or(usize::MAX);
-            Job { prompt, max_tokens, params, stop, grammar, ..Job::default() }
+            let (max_tokens, shown) = (max_tokens.unwrap_or(usize::MAX), shown.clone());
+            Job { prompt, max_tokens, params, stop, grammar, shown }
         };
         let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
         let logprobs = params.top_logprobs.is_some();
         let events = self.engine.submit(jobs.map(|(prompt, choice)| job(prompt, choice)).collect())?;
         let model = self.name.clone();
-        let answer = Answer { dialect, model, choices, echo, logprobs, include_usage, events };
+        let answer = Answer { dialect, model, choices, echo, logprobs, include_usage, parsers, events };
         if stream { Ok(answer.stream()) } else { answer.whole().await }
     }
 }

@@ -1,5 +1,7 @@
 //! The worker as a process, over real models.
 
+mod structured;
+
 use serde_json::{Value, json};
 use sovereign::egress::{self, Address, Client, Response};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -108,12 +108,6 @@ def test_wrong_fields(base, fields, param):
     assert (error.value.param, error.value.type) == (param, "invalid_request_error")
 
 
-def test_response_format_is_refused(chat):
-    with pytest.raises(openai.BadRequestError) as error:
-        chat.chat.completions.create(model=CODER, messages=QUESTION, response_format={"type": "json_object"})
-    assert error.value.param == "response_format"
-
-
 def test_context_length(base):
     with pytest.raises(openai.BadRequestError) as error:
         base.completions.create(model=GEMMA, prompt="word " * 600)

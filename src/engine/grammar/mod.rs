@@ -10,7 +10,7 @@ mod place;
 mod trie;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use constraint::Constraint;
 
@@ -85,6 +85,11 @@ impl Grammars {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
         let (factory, kept, compiling) = (OnceLock::new(), Mutex::default(), Mutex::default());
         Self { tokenizer, factory, kept, compiling }
+    }
+
+    /// The model's tokens.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// Makes a grammar ready, or finds it where it was used a short while ago. Takes milliseconds, and more for the
@@ -166,7 +171,7 @@ impl Source {
 
 /// The schema with how it is to be read: at most a line break and an indentation between two tokens, as a model that
 /// has lost its way writes spaces for ever; and of `oneOf` any.
-pub fn with_options(schema: &Value) -> Value {
+pub(super) fn with_options(schema: &Value) -> Value {
     let mut schema = schema.clone();
     if let Value::Object(fields) = &mut schema {
         let options = json!({"whitespace_pattern": "[\\x20\\x0A\\x0D\\x09]{1,48}", "coerce_one_of": true});
@@ -176,7 +181,7 @@ pub fn with_options(schema: &Value) -> Value {
 }
 
 /// The expression without `^` and `$` around it, which say what goes without saying.
-fn unanchored(regex: &str) -> &str {
+pub(super) fn unanchored(regex: &str) -> &str {
     let regex = regex.strip_prefix('^').unwrap_or(regex);
     match regex.strip_suffix('$') {
         Some(rest) if rest.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 0 => rest,

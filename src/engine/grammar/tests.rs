@@ -21,13 +21,13 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::open(path.path()).unwrap()).unwrap()
 }
 
-fn grammars() -> Grammars {
+pub(in crate::engine) fn grammars() -> Grammars {
     Grammars::new(Arc::new(tokenizer()))
 }
 
 /// How an answer fares under a grammar.
 #[derive(Debug, PartialEq)]
-enum Fate {
+pub(in crate::engine) enum Fate {
     /// It may end here, and may go on.
     May,
     /// It must end here.
@@ -39,8 +39,8 @@ enum Fate {
 }
 
 /// Follows `text` token by token.
-fn follow(grammars: &Grammars, grammar: &Grammar, text: &str) -> Fate {
-    let tokenizer = &grammars.tokenizer;
+pub(in crate::engine) fn follow(grammars: &Grammars, grammar: &Grammar, text: &str) -> Fate {
+    let tokenizer = grammars.tokenizer();
     let (mut constraint, mut at) = (grammar.begin(), 0);
     let allowed = |constraint: &mut Constraint, token: Token| {
         let mut row = vec![0.0; tokenizer.len()];

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::generation::MAX_LOGPROBS;
-use super::{Error, Fields, Generation, message};
+use super::{Error, Fields, Generation, Tools, message};
 use crate::engine::sequence::{Candidate, Scored};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 pub struct Request {
     /// The conversation, as chat templates know it.
     pub messages: Vec<Value>,
-    /// The tools that the model is told of.
-    pub tools: Vec<Value>,
+    /// The tools that the model may call.
+    pub tools: Tools,
     /// Further variables of the template, such as `enable_thinking` (vLLM's field).
     pub variables: Option<Map<String, Value>>,
     /// How to answer.
@@ -35,11 +35,24 @@ impl Request {
         generation.params.top_logprobs = logprobs.then_some(top);
         Ok(Self {
             messages: message::messages(fields)?,
-            tools: message::tools(fields)?,
-            variables: fields.object("chat_template_kwargs")?.cloned(),
+            tools: Tools::read(fields)?,
+            variables: variables(fields)?,
             generation,
         })
     }
+}
+
+/// What templates know besides: vLLM's `chat_template_kwargs`, and what asks for no thoughts in other words.
+fn variables(fields: &Fields) -> Result<Option<Map<String, Value>>, Error> {
+    let mut variables = fields.object("chat_template_kwargs")?.cloned().unwrap_or_default();
+    let thinks = match fields.flag("enable_thinking")? {
+        None if fields.text("reasoning_effort")? == Some("none") => Some(false),
+        thinks => thinks,
+    };
+    if let Some(thinks) = thinks {
+        variables.entry("enable_thinking").or_insert(thinks.into());
+    }
+    Ok(Some(variables).filter(|variables| !variables.is_empty()))
 }
 
 /// One whole answer.
@@ -60,16 +73,99 @@ pub struct Choice {
 pub struct Message {
     /// Always `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; none where tools are called and nothing is said.
+    pub content: Option<String>,
     /// Local models refuse within their text.
     pub refusal: Option<String>,
+    /// What the model thought before.
+    #[serde(flatten)]
+    pub thought: Thought,
+    /// The tools that it calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 impl Message {
-    /// An answer of this text.
-    pub fn new(content: String) -> Self {
-        Self { role: "assistant", content, refusal: None }
+    /// An answer of this text, thought and these calls.
+    pub fn new(content: String, thought: String, tool_calls: Vec<ToolCall>) -> Self {
+        let content = Some(content).filter(|content| !content.is_empty() || tool_calls.is_empty());
+        let thought = Thought::new(Some(thought).filter(|thought| !thought.is_empty()));
+        Self { role: "assistant", content, refusal: None, thought, tool_calls }
+    }
+}
+
+/// What a model thinks, which OpenAI does not show: by vLLM's name for it, and by the one that it had.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Thought {
+    /// The text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+}
+
+impl Thought {
+    /// Of this text.
+    pub fn new(text: Option<String>) -> Self {
+        Self { reasoning: text.clone(), reasoning_content: text }
+    }
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, Serialize)]
+pub struct ToolCall {
+    /// What its result refers to.
+    pub id: String,
+    /// Always `function`.
+    pub r#type: &'static str,
+    /// What is called.
+    pub function: Function,
+}
+
+impl ToolCall {
+    /// A call by this name, without arguments yet.
+    pub fn new(name: String) -> Self {
+        let function = Function { name: Some(name), arguments: String::new() };
+        Self { id: super::id("call_"), r#type: "function", function }
+    }
+}
+
+/// A function with arguments, or in a stream more of them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Function {
+    /// Its name; in a stream in the first piece alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// JSON.
+    pub arguments: String,
+}
+
+/// A piece of a call.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallDelta {
+    /// Which of the calls.
+    pub index: usize,
+    /// In the first piece alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// In the first piece alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    /// What it adds.
+    pub function: Function,
+}
+
+impl CallDelta {
+    /// The first piece of a call.
+    pub fn first(index: usize, name: String) -> Self {
+        let ToolCall { id, r#type, function } = ToolCall::new(name);
+        Self { index, id: Some(id), r#type: Some(r#type), function }
+    }
+
+    /// A further one.
+    pub fn more(index: usize, arguments: String) -> Self {
+        Self { index, id: None, r#type: None, function: Function { name: None, arguments } }
     }
 }
 
@@ -95,6 +191,12 @@ pub struct Delta {
     /// More of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of what the model thinks.
+    #[serde(flatten)]
+    pub thought: Thought,
+    /// More of its calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<CallDelta>,
 }
 
 /// Log-probabilities of an answer, or of a piece of one.
@@ -146,6 +248,21 @@ impl Logprobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thinking_is_asked_for_in_several_words() {
+        let check = |fields: &str, expected: Option<&str>| {
+            let read = variables(&Fields::parse(format!("{{{fields}}}").as_bytes()).unwrap()).unwrap();
+            assert_eq!(read.map(|variables| Value::from(variables).to_string()).as_deref(), expected, "{fields}");
+        };
+        check("", None);
+        check(r#""chat_template_kwargs": {"a": 1}"#, Some(r#"{"a":1}"#));
+        check(r#""enable_thinking": true"#, Some(r#"{"enable_thinking":true}"#));
+        check(r#""reasoning_effort": "none""#, Some(r#"{"enable_thinking":false}"#));
+        check(r#""reasoning_effort": "low""#, None);
+        let both = r#""enable_thinking": false, "chat_template_kwargs": {"enable_thinking": true}"#;
+        check(both, Some(r#"{"enable_thinking":true}"#));
+    }
 
     #[test]
     fn logprobs_are_a_flag_and_a_number() {

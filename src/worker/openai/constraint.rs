@@ -1,5 +1,5 @@
 use super::Error;
-use super::fields::{Fields, kind};
+use super::fields::{Fields, describe, kind};
 use crate::engine::grammar::{self, Source};
 use serde_json::{Map, Value, json};
 
@@ -127,7 +127,7 @@ fn schema_source(param: &str, schema: &Value) -> Result<Source, Error> {
         Value::String(text) => match serde_json::from_str(text) {
             Ok(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(Source::Schema(schema)),
             Ok(other) => Err(wrong(param, "a schema", Some(&other))),
-            Err(error) => Err(Error::invalid(param, format!("{param} is not JSON: {error}"))),
+            Err(error) => Err(Error::invalid(param, format!("{param} is not JSON: {}", describe(&error)))),
         },
         other => Err(wrong(param, "a schema, which is an object", Some(other))),
     }

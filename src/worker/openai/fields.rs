@@ -2,6 +2,13 @@ use super::Error;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
+/// What is wrong with JSON, and where.
+pub(super) fn describe(error: &serde_json::Error) -> String {
+    // serde_json has no kind of its own for it.
+    let message = error.to_string();
+    message.replace("recursion limit exceeded", "it is nested deeper than 128 levels")
+}
+
 /// The fields of a request. A field that is missing or null is `None`; one of another type than asked for is an error
 /// that names it. Fields that nobody asks for pass, as clients send many.
 #[derive(Debug, Clone)]
@@ -16,7 +23,9 @@ impl Fields {
         match serde_json::from_slice(body) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(other) => Err(Error::bad_request(format!("the body must be a JSON object, not {}", kind(&other)))),
-            Err(error) => Err(Error::bad_request(format!("the body is not JSON: {error}")).code("invalid_json")),
+            Err(error) => {
+                Err(Error::bad_request(format!("the body is not JSON: {}", describe(&error))).code("invalid_json"))
+            }
         }
     }
 
@@ -137,7 +146,7 @@ mod tests {
         check("", "the body is not JSON: ");
         check("{\"a\":", "the body is not JSON: ");
         check("[1]", "the body must be a JSON object, not an array");
-        check(&"[".repeat(100_000), "the body is not JSON: recursion limit");
+        check(&"[".repeat(100_000), "the body is not JSON: it is nested deeper");
     }
 
     #[test]

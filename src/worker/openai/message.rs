@@ -33,11 +33,38 @@ fn message(path: &str, value: &Value) -> Result<Value, Error> {
         }
     };
     message.insert("content".into(), text.into());
-    if let Some(calls) = fields.get("tool_calls").filter(|calls| !calls.is_null() && !calls.is_array()) {
-        let path = format!("{path}.tool_calls");
-        return Err(Error::invalid(&path, format!("{path} must be an array, not {}", kind(calls))));
+    if let Some(calls) = fields.get("tool_calls") {
+        check_calls(&format!("{path}.tool_calls"), calls)?;
+    }
+    // Templates ask whether a field is there, and SDKs send all of them.
+    message.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
+    // Templates know it by the older name.
+    if let Some(reasoning) = message.get("reasoning").cloned() {
+        message.entry("reasoning_content").or_insert(reasoning);
     }
     Ok(Value::Object(message))
+}
+
+fn check_calls(path: &str, calls: &Value) -> Result<(), Error> {
+    let calls = match calls {
+        Value::Null => return Ok(()),
+        Value::Array(calls) => calls,
+        other => return Err(Error::invalid(path, format!("{path} must be an array, not {}", kind(other)))),
+    };
+    for (at, call) in calls.iter().enumerate() {
+        let path = format!("{path}[{at}].function");
+        if call.pointer("/function/name").and_then(Value::as_str).is_none() {
+            return Err(Error::invalid(&path, format!("{path} must be an object with a name")));
+        }
+        match call.pointer("/function/arguments") {
+            None | Some(Value::String(_) | Value::Object(_)) => {}
+            Some(other) => {
+                let path = format!("{path}.arguments");
+                return Err(Error::invalid(&path, format!("{path} must be JSON in a string, not {}", kind(other))));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn role(path: &str, fields: &Map<String, Value>) -> Result<&'static str, Error> {
@@ -74,30 +101,6 @@ fn parts_text(path: &str, parts: &[Value]) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Reads `tools` and `tool_choice`. The tools are told to the model, nothing makes it use one.
-///
-/// # Errors
-/// A field is wrong, or asks for what cannot be promised.
-pub fn tools(fields: &Fields) -> Result<Vec<Value>, Error> {
-    let tools = fields.list("tools")?.cloned().unwrap_or_default();
-    for (at, tool) in tools.iter().enumerate() {
-        if tool.pointer("/function/name").and_then(Value::as_str).is_none() {
-            let path = format!("tools[{at}]");
-            let message = format!("{path} must be an object with type \"function\" and function.name");
-            return Err(Error::invalid(path, message));
-        }
-    }
-    match fields.get("tool_choice") {
-        None => Ok(tools),
-        Some(Value::String(choice)) if choice == "auto" => Ok(tools),
-        Some(Value::String(choice)) if choice == "none" => Ok(Vec::new()),
-        Some(other) => {
-            let message = format!("tool_choice {other} is not supported here: only \"auto\" and \"none\" are");
-            Err(Error::invalid("tool_choice", message).code("unsupported_value"))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,8 +123,12 @@ mod tests {
             r#"{"role": "user", "content": "ab"}"#,
         );
         check(
-            r#"{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}"#,
-            r#"{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}"#,
+            r#"{"role": "assistant", "content": null, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}"#,
+            r#"{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}"#,
+        );
+        check(
+            r#"{"role": "assistant", "content": "a", "tool_calls": [], "refusal": null, "reasoning": "b"}"#,
+            r#"{"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "b"}"#,
         );
         check(
             r#"{"role": "tool", "tool_call_id": "1", "content": "42"}"#,
@@ -150,21 +157,10 @@ mod tests {
             "messages[0].content[0]",
         );
         check(r#"{"messages": [{"role": "assistant", "tool_calls": {}}]}"#, "messages[0].tool_calls");
-    }
-
-    #[test]
-    fn tools_are_told_but_not_forced() {
-        let tool = r#"[{"type": "function", "function": {"name": "f"}}]"#;
-        let check = |choice: &str, told: Option<usize>| {
-            let read = tools(&fields(&format!("{{\"tools\": {tool}, \"tool_choice\": {choice}}}")));
-            assert_eq!(read.map(|tools| tools.len()).ok(), told, "{choice}");
-        };
-        check("null", Some(1));
-        check("\"auto\"", Some(1));
-        check("\"none\"", Some(0));
-        check("\"required\"", None);
-        check(r#"{"type": "function", "function": {"name": "f"}}"#, None);
-        let error = tools(&fields(r#"{"tools": [{"type": "function"}]}"#)).unwrap_err();
-        assert_eq!(error.param.as_deref(), Some("tools[0]"));
+        check(r#"{"messages": [{"role": "assistant", "tool_calls": [{}]}]}"#, "messages[0].tool_calls[0].function");
+        check(
+            r#"{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}]}"#,
+            "messages[0].tool_calls[0].function.arguments",
+        );
     }
 }

@@ -10,6 +10,7 @@ mod fields;
 mod generation;
 mod message;
 mod models;
+mod tools;
 mod usage;
 
 pub use constraint::Wanted;
@@ -18,6 +19,7 @@ pub use error::Error;
 pub use fields::Fields;
 pub use generation::Generation;
 pub use models::{Model, Models};
+pub use tools::{ToolChoice, Tools};
 pub use usage::{PromptDetails, Usage};
 
 /// Seconds since 1970, as `created` fields tell time.
