@@ -6,7 +6,7 @@ use super::blocks::{BLOCK, Blocks};
 use super::kernels::Kernels;
 use super::kernels::cpu::Cpu;
 use super::kernels::cuda::Cuda;
-use super::model::{Entry, Workspace};
+use super::model::{Entry, Spare, Workspace};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The conversations of a model, with the buffers of the passes that extend them.
@@ -17,6 +17,8 @@ pub struct KvCache {
     /// Which model it belongs to.
     pub(super) model: u64,
     pub(super) blocks: Blocks,
+    /// Memory for the logits of passes.
+    pub(super) spare: Spare,
 }
 
 /// What a cache holds, where its model computes.
@@ -60,7 +62,8 @@ impl KvCache {
     pub(super) fn new(held: Held, model: u64, capacity: Capacity) -> KvCache {
         static CACHES: AtomicU64 = AtomicU64::new(0);
         let id = CACHES.fetch_add(1, Ordering::Relaxed);
-        KvCache { held, id, model, blocks: Blocks::new(capacity.slots, capacity.context, capacity.blocks()) }
+        let blocks = Blocks::new(capacity.slots, capacity.context, capacity.blocks());
+        KvCache { held, id, model, blocks, spare: Spare::default() }
     }
 
     /// Conversations that it holds at once.

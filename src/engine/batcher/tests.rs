@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::blocks::Copy;
-use crate::engine::model::Entry;
+use crate::engine::model::{Entry, Spare};
 use crate::engine::sampler::Params;
 use crate::engine::sequence::{Counts, Event, Finish, Job, Scored};
 use proptest::prelude::*;
@@ -123,7 +123,7 @@ impl Runner for Script {
             }
         }
         self.passes.push(pass.join(" "));
-        Ok(Logits::new(logits, TOKENS.len()))
+        Ok(Logits::new(logits, TOKENS.len(), Spare::default()))
     }
 }
 

@@ -135,8 +135,15 @@ pub trait Kernels: Send + Sync + Sized {
     /// The device has no room.
     fn upload(&self, values: &[f32]) -> Result<Self::Buffer, OutOfMemory>;
 
+    /// Appends the first `len` numbers of a buffer to `out`.
+    fn read(&self, x: &Self::Buffer, len: usize, out: &mut Vec<f32>);
+
     /// The first `len` numbers of a buffer.
-    fn download(&self, x: &Self::Buffer, len: usize) -> Vec<f32>;
+    fn download(&self, x: &Self::Buffer, len: usize) -> Vec<f32> {
+        let mut out = Vec::new();
+        self.read(x, len, &mut out);
+        out
+    }
 
     /// Whether matrices and tables of this format are computed with.
     fn computes(&self, _format: Format) -> bool {

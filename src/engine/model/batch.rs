@@ -1,3 +1,5 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// A token of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -50,15 +52,36 @@ impl Batch {
 }
 
 /// The logits of those entries of a batch that wanted them, a row each, in the order of the entries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Logits {
     values: Vec<f32>,
     vocabulary: usize,
+    /// Where the memory goes back to.
+    spare: Spare,
+}
+
+/// Memory for logits that is used again: megabytes fresh from the system take longer to arrive than to be filled.
+#[derive(Debug, Clone, Default)]
+pub(in crate::engine) struct Spare(Arc<Mutex<Vec<f32>>>);
+
+impl Spare {
+    /// Empty, with the room of what came back last.
+    pub fn take(&self) -> Vec<f32> {
+        let mut values = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        values.clear();
+        values
+    }
+}
+
+impl Drop for Logits {
+    fn drop(&mut self) {
+        *self.spare.0.lock().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut self.values);
+    }
 }
 
 impl Logits {
-    pub(in crate::engine) fn new(values: Vec<f32>, vocabulary: usize) -> Logits {
-        Logits { values, vocabulary }
+    pub(in crate::engine) fn new(values: Vec<f32>, vocabulary: usize, spare: Spare) -> Logits {
+        Logits { values, vocabulary, spare }
     }
 
     /// How many rows there are.

@@ -18,6 +18,7 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::engine) use batch::Spare;
 pub use batch::{Batch, Entry, Logits};
 pub use hyper::{Architecture, Hyper};
 pub use rope::Rope;
@@ -210,17 +211,17 @@ impl Model {
         }
         cache.reserve(entries)?;
 
-        let KvCache { held, id, blocks, .. } = &mut *cache;
-        let logits = match (&self.loaded, held) {
-            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries),
-            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries),
+        let KvCache { held, id, blocks, spare, .. } = &mut *cache;
+        let spare = spare.clone();
+        let mut logits = spare.take();
+        match (&self.loaded, held) {
+            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries, &mut logits),
+            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries, &mut logits),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
-        };
-        if let Some(&value) = logits.iter().find(|value| !value.is_finite()) {
-            return Err(Error::NotFinite(value));
         }
+        check_finite(&logits)?;
         cache.commit(entries);
-        Ok(Logits::new(logits, vocabulary))
+        Ok(Logits::new(logits, vocabulary, spare))
     }
 }
 
@@ -236,7 +237,7 @@ impl<K: Kernels> On<K> {
         Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, capacity)? })
     }
 
-    /// The logits of the entries that want them, a row each.
+    /// Appends the logits of the entries that want them, a row each.
     fn forward(
         &self,
         hyper: &Hyper,
@@ -244,12 +245,11 @@ impl<K: Kernels> On<K> {
         cache: u64,
         blocks: &mut Blocks,
         entries: &[Entry],
-    ) -> Vec<f32> {
+        logits: &mut Vec<f32>,
+    ) {
         let On { kernels: k, network } = self;
         let kv_cache::On { memory, workspace: w } = held;
         blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
-        let mut logits = Vec::new();
-        let mut take = |found: Vec<f32>| if logits.is_empty() { logits = found } else { logits.extend(found) };
         for entries in entries.chunks(w.rows) {
             let step = step(entries, blocks.tables());
             let (first, others) = step.wanted.split_at(step.wanted.len().min(w.logit_rows));
@@ -260,14 +260,25 @@ impl<K: Kernels> On<K> {
                 }
             });
             if !first.is_empty() {
-                take(k.download(&w.logits, first.len() * hyper.vocabulary));
+                k.read(&w.logits, first.len() * hyper.vocabulary, logits);
             }
             for rows in others.chunks(w.logit_rows) {
                 network.ends().logits(k, hyper, rows, w);
-                take(k.download(&w.logits, rows.len() * hyper.vocabulary));
+                k.read(&w.logits, rows.len() * hyper.vocabulary, logits);
             }
         }
-        logits
+    }
+}
+
+/// Whether all logits are numbers, a stretch at a time: who leaves at the first that is none looks at one at a time.
+fn check_finite(logits: &[f32]) -> Result<(), Error> {
+    let sound = |stretch: &&[f32]| stretch.iter().fold(true, |sound, logit| sound & logit.is_finite());
+    match logits.chunks(4096).find(|stretch| !sound(stretch)) {
+        None => Ok(()),
+        Some(stretch) => {
+            let value = stretch.iter().copied().find(|logit| !logit.is_finite()).unwrap_or(f32::NAN);
+            Err(Error::NotFinite(value))
+        }
     }
 }
 

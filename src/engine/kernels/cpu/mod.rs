@@ -113,8 +113,8 @@ impl Kernels for Cpu {
         Ok(values.to_vec())
     }
 
-    fn download(&self, x: &Vec<f32>, len: usize) -> Vec<f32> {
-        x[..len].to_vec()
+    fn read(&self, x: &Vec<f32>, len: usize, out: &mut Vec<f32>) {
+        out.extend_from_slice(&x[..len]);
     }
 
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {

@@ -216,7 +216,7 @@ impl Kernels for Cuda {
         Ok(buffer)
     }
 
-    fn download(&self, x: &Buffer, len: usize) -> Vec<f32> {
+    fn read(&self, x: &Buffer, len: usize, out: &mut Vec<f32>) {
         let mut state = self.state();
         let bytes = len * 4;
         if state.results.bytes() < bytes {
@@ -228,7 +228,7 @@ impl Kernels for Cuda {
         let status = unsafe { (driver.copy_to_host)(to, from, bytes, self.device.stream()) };
         self.device.must(status, || format!("copying {bytes} bytes from the device"));
         self.device.wait();
-        state.results.floats(len)
+        out.extend_from_slice(state.results.floats(len));
     }
 
     fn computes(&self, format: Format) -> bool {

@@ -39,10 +39,10 @@ impl Pinned {
     }
 
     /// The first `len` floats; whoever calls has waited for what the card does with it.
-    pub fn floats(&self, len: usize) -> Vec<f32> {
+    pub fn floats(&self, len: usize) -> &[f32] {
         assert!(len * 4 <= self.bytes);
         // SAFETY: initialised, as large as that, aligned to a page, borrowed with `self`; any bits are a float.
-        unsafe { std::slice::from_raw_parts(self.address.cast::<f32>(), len) }.to_vec()
+        unsafe { std::slice::from_raw_parts(self.address.cast::<f32>(), len) }
     }
 
     /// Its bytes, to be written; whoever calls has waited for what the card does with them.
