@@ -3,7 +3,7 @@
 use super::Error;
 use super::gguf::Header;
 use super::kv_cache::Capacity;
-use super::model::{Checker, Hyper, Network, WorkspaceBytes};
+use super::model::{self, WorkspaceBytes};
 
 /// What a model takes. The default takes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Footprint {
     pub kv_per_token: u64,
     /// Whether it can be served.
     pub servable: Servable,
+    /// Whether it turns texts into vectors, rather than to answer.
+    pub embeds: bool,
     /// Bytes of vectors, which are copied out of the file.
     vectors: u64,
     workspace: WorkspaceBytes,
@@ -33,8 +35,9 @@ impl Footprint {
     /// Of the model that a header tells of. Nothing but the header is read.
     pub fn of(header: &Header) -> Footprint {
         let weights = header.tensors().iter().map(|tensor| tensor.bytes).sum();
-        let footprint = checked(header).map(|(hyper, floats)| Footprint {
+        let footprint = model::checked(header).map(|(hyper, floats)| Footprint {
             weights,
+            embeds: hyper.pooling.is_some(),
             kv_per_token: hyper.kv_bytes(),
             servable: Servable::Yes,
             vectors: 4 * floats,
@@ -57,13 +60,4 @@ impl Footprint {
         let kv = self.kv_per_token.saturating_mul(tokens);
         self.weights.saturating_add(kv).saturating_add(self.workspace(context, slots))
     }
-}
-
-/// The figures of a model whose tensors are all there, and the number of floats in its vectors.
-fn checked(header: &Header) -> Result<(Hyper, u64), Error> {
-    let hyper = Hyper::of(header)?;
-    let mut checker = Checker::new(header);
-    Network::load(&mut checker, &hyper)?;
-    checker.finish()?;
-    Ok((hyper, checker.floats))
 }

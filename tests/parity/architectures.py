@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy
 import torch
 import transformers as hf
-from gguf_writer import write
+from gguf_writer import F16, F32, write
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "architectures"
 VOCABULARY = 96
@@ -169,13 +169,18 @@ def tensors(model, architecture, layer_names):
             array = adjacent(array, config.num_key_value_heads)
         if architecture == "gemma3" and "norm" in target:
             array = array + 1
-        # Vectors stay as they are, as converters have it.
-        found[target] = array.astype(numpy.float16 if array.ndim == 2 else numpy.float32)
+        found[target] = array
     rope = config.rope_parameters if architecture == "llama" else {}
     if rope.get("rope_type") == "llama3":
         plain = rope["rope_theta"] ** -(numpy.arange(0, config.head_dim, 2) / config.head_dim)
-        found["rope_freqs.weight"] = (plain / model.model.rotary_emb.inv_freq.numpy()).astype(numpy.float32)
-    return found
+        found["rope_freqs.weight"] = plain / model.model.rotary_emb.inv_freq.numpy()
+    return {name: stored(array) for name, array in found.items()}
+
+
+def stored(array):
+    """Matrices in halves, and vectors as they are, as converters have it."""
+    kind, number = (F16, numpy.float16) if array.ndim == 2 else (F32, numpy.float32)
+    return array.shape, kind, array.astype(number).tobytes()
 
 
 def metadata(config, architecture, keys):

@@ -1,11 +1,9 @@
-"""Writes model files: metadata of scalars and lists, tensors of 32- and 16-bit floats."""
+"""Writes model files. Needs nothing but Python."""
 
 import struct
 
-import numpy
-
 ALIGNMENT = 32
-KINDS = {numpy.dtype("float32"): 0, numpy.dtype("float16"): 1}
+F32, F16 = 0, 1
 
 
 def string(text):
@@ -31,17 +29,17 @@ def value(item):
 
 
 def write(path, metadata, tensors):
-    """`tensors` are arrays by name; their dimensions are stored from the innermost on."""
+    """`tensors` are (shape, kind, bytes) by name; dimensions are stored from the innermost on."""
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata))
     for key, item in metadata.items():
         kind, data = value(item)
         head += string(key) + struct.pack("<I", kind) + data
     offset = 0
-    for name, array in tensors.items():
-        dims = array.shape[::-1]
-        head += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, KINDS[array.dtype], offset)
-        offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    for name, (shape, kind, data) in tensors.items():
+        head += string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], kind, offset)
+        offset += -(-len(data) // ALIGNMENT) * ALIGNMENT
     with open(path, "wb") as file:
         file.write(head + b"\0" * (-len(head) % ALIGNMENT))
-        for array in tensors.values():
-            file.write(array.tobytes() + b"\0" * (-array.nbytes % ALIGNMENT))
+        for _, _, data in tensors.values():
+            file.write(data)
+            file.write(b"\0" * (-len(data) % ALIGNMENT))

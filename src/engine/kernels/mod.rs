@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod encoder;
 
 use super::blocks;
 use super::quant::Format;

@@ -1,4 +1,5 @@
 use super::keys::Keys;
+use super::pooling::Pooling;
 use super::rope::Rope;
 use crate::engine::Error;
 use crate::engine::gguf::{Header, Value};
@@ -23,12 +24,22 @@ pub enum Architecture {
     Qwen3,
     /// Gemma 3.
     Gemma3,
+    /// BERT, an encoder.
+    Bert,
+    /// Nomic's BERT, an encoder.
+    NomicBert,
 }
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Architecture; 4] =
-        [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3, Architecture::Gemma3];
+    pub const ALL: [Architecture; 6] = [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Qwen3,
+        Architecture::Gemma3,
+        Architecture::Bert,
+        Architecture::NomicBert,
+    ];
 
     /// Its name in model files.
     pub fn name(self) -> &'static str {
@@ -37,7 +48,14 @@ impl Architecture {
             Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
             Architecture::Gemma3 => "gemma3",
+            Architecture::Bert => "bert",
+            Architecture::NomicBert => "nomic-bert",
         }
+    }
+
+    /// Whether it sees whole texts at once, back and forth, and remembers nothing of them: it embeds, and cannot answer.
+    pub fn is_encoder(self) -> bool {
+        matches!(self, Architecture::Bert | Architecture::NomicBert)
     }
 
     /// The one that a file says it needs.
@@ -90,6 +108,10 @@ pub struct Hyper {
     pub attention_softcap: Option<f32>,
     /// What logits are squashed to.
     pub logit_softcap: Option<f32>,
+    /// Sentences that a text may consist of, where embeddings tell which one a token belongs to; else none.
+    pub sentences: usize,
+    /// How the vectors of a text's tokens become its own, where that is what the model is for.
+    pub pooling: Option<Pooling>,
 }
 
 impl Hyper {
@@ -111,6 +133,14 @@ impl Hyper {
         if !heads.is_multiple_of(kv_heads) {
             let problem = format!("{heads} heads of queries cannot share {kv_heads} heads of keys evenly");
             return Err(Error::Inconsistent(problem));
+        }
+        let encodes = architecture.is_encoder();
+        if encodes && kv_heads != heads {
+            return Err(Error::Unsupported(format!("{kv_heads} heads of keys for {heads} of queries in an encoder")));
+        }
+        if keys.find("attention.causal")?.unwrap_or(!encodes) == encodes {
+            let sees = if encodes { "only what is before it" } else { "what is after it, too" };
+            return Err(Error::Unsupported(format!("a {} that sees {sees} is not supported", architecture.name())));
         }
         let head = head(&keys, width, heads)?;
         let gemma = architecture == Architecture::Gemma3;
@@ -135,7 +165,10 @@ impl Hyper {
             kv_heads,
             head,
             hidden: keys.count("feed_forward_length", None, MAX_HIDDEN)?,
-            eps: keys.number("attention.layer_norm_rms_epsilon", None, 0.0..=1.0)?,
+            eps: match encodes {
+                true => keys.number("attention.layer_norm_epsilon", None, 0.0..=1.0)?,
+                false => keys.number("attention.layer_norm_rms_epsilon", None, 0.0..=1.0)?,
+            },
             window: window.map(|window| window as usize),
             windowed: windowed(&keys, layers, gemma, window.is_some())?,
             // Only what sees far is stretched in Gemma.
@@ -148,6 +181,13 @@ impl Hyper {
             },
             attention_softcap: keys.softcap("attn_logit_softcapping")?,
             logit_softcap: keys.softcap("final_logit_softcapping")?,
+            sentences: header.tensor("token_types.weight").map_or(0, |table| table.rows().min(MAX_HEADS) as usize),
+            pooling: match Pooling::of(&keys)? {
+                None if encodes => Some(Pooling::Mean),
+                // A decoder that keeps a vector a token says so of its states, and is there to answer.
+                Some(Pooling::Tokens) if !encodes => None,
+                pooling => pooling,
+            },
         })
     }
 
@@ -161,8 +201,11 @@ impl Hyper {
         self.kv_heads * self.head
     }
 
-    /// Bytes that the keys and values of one token take in all layers.
+    /// Bytes that the keys and values of one token take in all layers; an encoder keeps none.
     pub fn kv_bytes(&self) -> u64 {
+        if self.architecture.is_encoder() {
+            return 0;
+        }
         // Keys and values in halves.
         2 * 2 * self.layers as u64 * self.keys() as u64
     }

@@ -63,10 +63,21 @@ impl<M, V> Heads<M, V> {
         S: Source<Matrix = M, Vector = V>,
     {
         let (width, queries, keys) = (hyper.width, hyper.queries(), hyper.keys());
-        Ok(Heads {
-            q: Linear::load(source, &format!("blk.{layer}.attn_q"), queries, width)?,
-            k: Linear::load(source, &format!("blk.{layer}.attn_k"), keys, width)?,
-            v: Linear::load(source, &format!("blk.{layer}.attn_v"), keys, width)?,
+        // Some files have the first three in one.
+        let fused = format!("blk.{layer}.attn_qkv.weight");
+        let mut at = 0;
+        let mut projection = |name: &str, outputs: usize| {
+            let rows = at..at + outputs;
+            at = rows.end;
+            match source.find_rows(&fused, rows, queries + 2 * keys, width)? {
+                Some(weight) => Ok(Linear { weight, bias: None }),
+                None => Linear::load(source, &format!("blk.{layer}.{name}"), outputs, width),
+            }
+        };
+        Ok::<_, Error>(Heads {
+            q: projection("attn_q", queries)?,
+            k: projection("attn_k", keys)?,
+            v: projection("attn_v", keys)?,
             o: Linear::load(source, &format!("blk.{layer}.attn_output"), width, queries)?,
         })
     }
@@ -223,6 +234,15 @@ impl<M, V> Ends<M, V> {
         K: Kernels<Matrix = M, Buffer = V>,
     {
         k.embed(&self.embeddings, &step.tokens, scale, &mut w.x);
+    }
+
+    /// What the last layer gives for those rows of `w.x`, normalised, into `w.h` [rows, width].
+    pub fn states<K>(&self, k: &K, hyper: &Hyper, rows: &[usize], w: &mut Workspace<K>)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        k.gather(&w.x, rows, hyper.width, &mut w.y);
+        k.norm(&w.y, &self.norm, hyper.eps, rows.len(), &mut w.h);
     }
 
     /// Logits of those rows of `w.x`, into `w.logits` [rows, vocabulary].

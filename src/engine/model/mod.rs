@@ -1,14 +1,20 @@
 //! A model: its shape, its weights, and the forward pass of its architecture.
 //!
-//! Each architecture is a file whose `forward` reads from top to bottom like the paper, in the operations of
+//! Decoders answer: they extend conversations in a cache. Encoders embed, and so do decoders that were made for it:
+//! [`Embedder`]. Each architecture is a file whose `forward` reads from top to bottom like the paper, in the operations of
 //! [`Kernels`](super::kernels::Kernels). A header is checked in full, by the same code that loads, before a weight is read.
 
 mod batch;
+mod bert;
+mod embedder;
+mod encoder;
 mod gemma;
 mod hyper;
 mod keys;
 mod layers;
 mod llama;
+mod nomic;
+mod pooling;
 mod qwen2;
 mod qwen3;
 mod rope;
@@ -20,26 +26,28 @@ mod tests;
 
 pub(in crate::engine) use batch::Spare;
 pub use batch::{Batch, Entry, Logits};
+pub use embedder::Embedder;
 pub use hyper::{Architecture, Hyper};
+pub use pooling::Pooling;
 pub use rope::Rope;
 pub use workspace::{ROWS, Workspace};
 
-pub(super) use source::Checker;
 pub(super) use workspace::WorkspaceBytes;
 
 use super::Error;
 use super::blocks::Blocks;
-use super::gguf::Gguf;
+use super::gguf::{Gguf, Header};
 use super::kernels::cpu::{Cpu, physical_cores};
 use super::kernels::cuda::Cuda;
 use super::kernels::{CacheShape, Kernels, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
+use encoder::Encoder;
 use gemma::Gemma3;
 use layers::Ends;
 use llama::Llama;
 use qwen2::Qwen2;
 use qwen3::Qwen3;
-use source::{Loader, Source};
+use source::{Checker, Loader, Source};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -74,6 +82,16 @@ pub struct Model {
 enum Loaded {
     Cpu(Box<On<Cpu>>),
     Cuda(Box<On<Cuda>>),
+    Encoder(Box<embedder::OnCpu>),
+}
+
+/// What is wanted of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// What follows. [vocabulary]
+    Logits,
+    /// What the last layer gives, normalised. [width]
+    States,
 }
 
 /// A model on a device.
@@ -83,7 +101,7 @@ struct On<K: Kernels> {
 }
 
 /// The weights of one of the architectures.
-pub(super) enum Network<M, V> {
+enum Network<M, V> {
     Llama(Llama<M, V>),
     Qwen2(Qwen2<M, V>),
     Qwen3(Qwen3<M, V>),
@@ -91,20 +109,21 @@ pub(super) enum Network<M, V> {
 }
 
 impl<M, V> Network<M, V> {
-    /// Takes all weights from `source`.
+    /// Takes all weights from `source`; none where the model is no decoder.
     ///
     /// # Errors
     /// When a tensor is missing or unfit.
-    pub(super) fn load<S>(source: &mut S, hyper: &Hyper) -> Result<Self, Error>
+    fn load<S>(source: &mut S, hyper: &Hyper) -> Result<Option<Self>, Error>
     where
         S: Source<Matrix = M, Vector = V>,
     {
-        Ok(match hyper.architecture {
+        Ok(Some(match hyper.architecture {
             Architecture::Llama => Network::Llama(Llama::load(source, hyper)?),
             Architecture::Qwen2 => Network::Qwen2(Qwen2::load(source, hyper)?),
             Architecture::Qwen3 => Network::Qwen3(Qwen3::load(source, hyper)?),
             Architecture::Gemma3 => Network::Gemma3(Gemma3::load(source, hyper)?),
-        })
+            Architecture::Bert | Architecture::NomicBert => return Ok(None),
+        }))
     }
 
     fn forward<K>(&self, k: &K, hyper: &Hyper, step: &Step, cache: &mut K::Cache, w: &mut Workspace<K>)
@@ -138,19 +157,31 @@ impl Model {
         match options.device {
             Device::Cpu => Model::on_cpu(&gguf, Cpu::new(options.threads.unwrap_or_else(physical_cores))),
             Device::Cuda(ordinal) => {
-                let hyper = checked(&gguf)?;
-                let on = On::load(&gguf, &hyper, Cuda::new(ordinal)?)?;
-                Ok(Model::new(hyper, Loaded::Cuda(Box::new(on))))
+                let (hyper, _) = checked(&gguf)?;
+                let name = hyper.architecture.name();
+                let refused = || Error::Unsupported(format!("{name} models run on the processor: --device cpu"));
+                if hyper.architecture.is_encoder() {
+                    return Err(refused());
+                }
+                let device = Cuda::new(ordinal)?;
+                let network = Network::load(&mut Loader::new(&gguf, &device), &hyper)?.ok_or_else(refused)?;
+                Ok(Model::new(hyper, Loaded::Cuda(Box::new(On { kernels: device, network }))))
             }
         }
     }
 
     /// Loads the model of a file onto this processor.
     fn on_cpu(gguf: &Arc<Gguf>, cpu: Cpu) -> Result<Model, Error> {
-        let hyper = checked(gguf)?;
-        let on = On::load(gguf, &hyper, cpu)?;
-        warm(gguf, &on.kernels);
-        Ok(Model::new(hyper, Loaded::Cpu(Box::new(on))))
+        let (hyper, _) = checked(gguf)?;
+        let encoder = Encoder::load(&mut Loader::new(gguf, &cpu), &hyper)?;
+        let network = Network::load(&mut Loader::new(gguf, &cpu), &hyper)?;
+        warm(gguf, &cpu);
+        let loaded = match (encoder, network) {
+            (Some(encoder), _) => Loaded::Encoder(Box::new(embedder::OnCpu { kernels: cpu, encoder })),
+            (None, Some(network)) => Loaded::Cpu(Box::new(On { kernels: cpu, network })),
+            (None, None) => return Err(Error::Unsupported("it neither answers nor embeds".into())),
+        };
+        Ok(Model::new(hyper, loaded))
     }
 
     fn new(hyper: Hyper, loaded: Loaded) -> Model {
@@ -167,6 +198,7 @@ impl Model {
     pub fn threads(&self) -> usize {
         match &self.loaded {
             Loaded::Cpu(on) => on.kernels.pool().threads(),
+            Loaded::Encoder(on) => on.kernels.pool().threads(),
             Loaded::Cuda(_) => 1,
         }
     }
@@ -190,6 +222,7 @@ impl Model {
         let held = match &self.loaded {
             Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, capacity)?)),
             Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, capacity)?)),
+            Loaded::Encoder(_) => return Err(Error::Request("an encoder holds no conversations".into())),
         };
         Ok(KvCache::new(held, self.id, capacity))
     }
@@ -200,6 +233,14 @@ impl Model {
     /// When a token, slot or position is out of bounds or order, or the results are no numbers. The cache then holds what
     /// it held before.
     pub fn forward(&self, cache: &mut KvCache, batch: &Batch) -> Result<Logits, Error> {
+        let spare = cache.spare.clone();
+        let mut logits = spare.take();
+        self.run(cache, batch, Output::Logits, &mut logits)?;
+        Ok(Logits::new(logits, self.hyper.vocabulary, spare))
+    }
+
+    /// The same, for what is wanted of those entries that want something: appends a row each to `out`.
+    fn run(&self, cache: &mut KvCache, batch: &Batch, output: Output, out: &mut Vec<f32>) -> Result<(), Error> {
         if cache.model != self.id {
             return Err(Error::Request("the cache belongs to another model".into()));
         }
@@ -211,33 +252,26 @@ impl Model {
         }
         cache.reserve(entries)?;
 
-        let KvCache { held, id, blocks, spare, .. } = &mut *cache;
-        let spare = spare.clone();
-        let mut logits = spare.take();
+        let KvCache { held, id, blocks, .. } = &mut *cache;
         match (&self.loaded, held) {
-            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries, &mut logits),
-            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries, &mut logits),
+            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
+            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
         }
-        check_finite(&logits)?;
+        check_finite(out)?;
         cache.commit(entries);
-        Ok(Logits::new(logits, vocabulary, spare))
+        Ok(())
     }
 }
 
 impl<K: Kernels> On<K> {
-    fn load(gguf: &Arc<Gguf>, hyper: &Hyper, kernels: K) -> Result<Self, Error> {
-        let network = Network::load(&mut Loader::new(gguf, &kernels), hyper)?;
-        Ok(On { kernels, network })
-    }
-
     fn cache(&self, hyper: &Hyper, capacity: Capacity) -> Result<kv_cache::On<K>, Error> {
         let Hyper { layers, kv_heads: heads, head: size, .. } = *hyper;
         let memory = self.kernels.cache(CacheShape { layers, blocks: capacity.blocks(), heads, size })?;
         Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, capacity)? })
     }
 
-    /// Appends the logits of the entries that want them, a row each.
+    /// Appends what is wanted of the entries that want something, a row each.
     fn forward(
         &self,
         hyper: &Hyper,
@@ -245,32 +279,45 @@ impl<K: Kernels> On<K> {
         cache: u64,
         blocks: &mut Blocks,
         entries: &[Entry],
-        logits: &mut Vec<f32>,
+        output: Output,
+        out: &mut Vec<f32>,
     ) {
         let On { kernels: k, network } = self;
         let kv_cache::On { memory, workspace: w } = held;
         blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
+        let at_once = match output {
+            Output::Logits => w.logit_rows,
+            Output::States => w.rows,
+        };
+        let compute = |rows: &[usize], w: &mut Workspace<K>| match output {
+            Output::Logits => network.ends().logits(k, hyper, rows, w),
+            Output::States => network.ends().states(k, hyper, rows, w),
+        };
+        let read = |rows: &[usize], w: &Workspace<K>, out: &mut Vec<f32>| match output {
+            Output::Logits => k.read(&w.logits, rows.len() * hyper.vocabulary, out),
+            Output::States => k.read(&w.h, rows.len() * hyper.width, out),
+        };
         for entries in entries.chunks(w.rows) {
             let step = step(entries, blocks.tables());
-            let (first, others) = step.wanted.split_at(step.wanted.len().min(w.logit_rows));
+            let (first, others) = step.wanted.split_at(step.wanted.len().min(at_once));
             k.pass(&step, cache, || {
                 network.forward(k, hyper, &step, memory, w);
                 if !first.is_empty() {
-                    network.ends().logits(k, hyper, first, w);
+                    compute(first, w);
                 }
             });
             if !first.is_empty() {
-                k.read(&w.logits, first.len() * hyper.vocabulary, logits);
+                read(first, w, out);
             }
-            for rows in others.chunks(w.logit_rows) {
-                network.ends().logits(k, hyper, rows, w);
-                k.read(&w.logits, rows.len() * hyper.vocabulary, logits);
+            for rows in others.chunks(at_once) {
+                compute(rows, w);
+                read(rows, w, out);
             }
         }
     }
 }
 
-/// Whether all logits are numbers, a stretch at a time: who leaves at the first that is none looks at one at a time.
+/// Whether all are numbers, a stretch at a time: who leaves at the first that is none looks at one at a time.
 fn check_finite(logits: &[f32]) -> Result<(), Error> {
     let sound = |stretch: &&[f32]| stretch.iter().fold(true, |sound, logit| sound & logit.is_finite());
     match logits.chunks(4096).find(|stretch| !sound(stretch)) {
@@ -282,16 +329,17 @@ fn check_finite(logits: &[f32]) -> Result<(), Error> {
     }
 }
 
-/// The shape of a file's model, all of whose tensors are there, and no others.
+/// The shape of a model, all of whose tensors are there, and no others; and the number of floats in its vectors.
 ///
 /// # Errors
 /// When not; the key or tensor is named.
-fn checked(gguf: &Gguf) -> Result<Hyper, Error> {
-    let hyper = Hyper::of(gguf)?;
-    let mut checker = Checker::new(gguf);
+pub(super) fn checked(header: &Header) -> Result<(Hyper, u64), Error> {
+    let hyper = Hyper::of(header)?;
+    let mut checker = Checker::new(header);
     Network::load(&mut checker, &hyper)?;
+    Encoder::load(&mut checker, &hyper)?;
     checker.finish()?;
-    Ok(hyper)
+    Ok((hyper, checker.floats))
 }
 
 fn step<'a>(entries: &[Entry], tables: &'a [Vec<u32>]) -> Step<'a> {

@@ -8,6 +8,7 @@ use crate::engine::kernels::{Kernels, OutOfMemory, Weights};
 use crate::engine::quant::Format;
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Gives tensors.
@@ -22,6 +23,18 @@ pub trait Source {
     /// # Errors
     /// When it has another shape or a kind that isn't computed with.
     fn find_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<Self::Matrix>, Error>;
+
+    /// These rows of the matrix of this name with `of` rows, if there is one: files may have several in one.
+    ///
+    /// # Errors
+    /// As for a matrix.
+    fn find_rows(
+        &mut self,
+        name: &str,
+        rows: Range<usize>,
+        of: usize,
+        cols: usize,
+    ) -> Result<Option<Self::Matrix>, Error>;
 
     /// The vector of this name, if there is one.
     ///
@@ -160,6 +173,10 @@ impl Source for Checker<'_> {
         Ok(Some(()))
     }
 
+    fn find_rows(&mut self, name: &str, _: Range<usize>, of: usize, cols: usize) -> Result<Option<()>, Error> {
+        self.find_matrix(name, of, cols)
+    }
+
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<()>, Error> {
         let found = self.table.find_vector(name, len)?.map(drop);
         self.floats += found.map_or(0, |()| len as u64);
@@ -190,6 +207,18 @@ impl AsRef<[u8]> for Lying {
             Cow::Borrowed(bytes) => bytes,
             Cow::Owned(_) => unreachable!("what lies in a file does not cease to"),
         }
+    }
+}
+
+/// Some of a tensor's bytes.
+struct Part {
+    whole: Weights,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &(*self.whole).as_ref()[self.range.clone()]
     }
 }
 
@@ -250,6 +279,19 @@ impl<K: Kernels> Source for Loader<'_, K> {
     fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<K::Matrix, Error> {
         let found = self.find(name, rows, cols, |k, weights, format| k.table(weights, format, rows, cols))?;
         found.ok_or_else(|| missing(name, &[cols, rows]))
+    }
+
+    fn find_rows(
+        &mut self,
+        name: &str,
+        rows: Range<usize>,
+        of: usize,
+        cols: usize,
+    ) -> Result<Option<K::Matrix>, Error> {
+        self.find(name, of, cols, |k, whole, format| {
+            let range = rows.start * format.row_bytes(cols)..rows.end * format.row_bytes(cols);
+            k.matrix(Arc::new(Part { whole, range }), format, rows.len(), cols)
+        })
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<K::Buffer>, Error> {

@@ -1,3 +1,4 @@
+use super::encoder;
 use super::hyper::Hyper;
 use crate::engine::Error;
 use crate::engine::kernels::Kernels;
@@ -85,19 +86,27 @@ impl Lengths {
 pub struct WorkspaceBytes {
     row: u64,
     logit_row: u64,
+    /// Whether texts go through whole, as in encoders.
+    whole: bool,
 }
 
 impl WorkspaceBytes {
     /// For a model of this shape.
     pub fn of(hyper: &Hyper) -> WorkspaceBytes {
+        if hyper.architecture.is_encoder() {
+            return WorkspaceBytes { row: encoder::row_bytes(hyper), logit_row: 0, whole: true };
+        }
         let floats = 3 * hyper.width + 2 * hyper.queries() + 2 * hyper.keys() + 2 * hyper.hidden + 2 * hyper.head;
         let longest = hyper.width.max(hyper.queries()).max(hyper.hidden);
         let row = 4 * floats as u64 + Cpu::scratch_bytes(1, longest);
-        WorkspaceBytes { row, logit_row: 2 * 4 * hyper.vocabulary as u64 }
+        WorkspaceBytes { row, logit_row: 2 * 4 * hyper.vocabulary as u64, whole: false }
     }
 
     /// With a cache of this size.
     pub fn total(&self, capacity: Capacity) -> u64 {
+        if self.whole {
+            return (encoder::rows(capacity.context) as u64).saturating_mul(self.row);
+        }
         let Lengths { rows, logit_rows } = Lengths::new(ROWS, capacity);
         rows as u64 * self.row + logit_rows as u64 * self.logit_row
     }

@@ -1,10 +1,10 @@
 //! Text to tokens and back, by the vocabulary in the model's file.
 //!
-//! Two kinds are served: SentencePiece's merges by score with bytes for what has no token ([`spm`]: Llama 2, Gemma), and
+//! Three kinds are served: SentencePiece's merges by score with bytes for what has no token ([`spm`]: Llama 2, Gemma);
 //! byte-level BPE with ranked merges ([`bpe`]: Llama 3, Qwen and most others), whose text is first cut into words by the
-//! expressions that the model was trained with ([`pretokenizer`]). Both merge with one algorithm ([`merge`]), which takes
-//! O(n log n) in the length of a word. Tokens that stand for themselves, such as `<|im_end|>`, are found before either
-//! ([`special`]).
+//! expressions that the model was trained with ([`pretokenizer`]); and BERT's longest pieces of words ([`wordpiece`]). The
+//! first two merge with one algorithm ([`merge`]), which takes O(n log n) in the length of a word. Tokens that stand for
+//! themselves, such as `<|im_end|>`, are found before any ([`special`]).
 //!
 //! The results agree with llama.cpp's; where the two references differ, they are HF's and SentencePiece's: of several
 //! special tokens that overlap the leftmost longest is taken, and plain text never becomes a control token.
@@ -17,6 +17,7 @@ mod special;
 mod spm;
 mod stream;
 mod vocabulary;
+mod wordpiece;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use special::{Fragment, Specials};
 use spm::Spm;
 use std::collections::BTreeSet;
 use vocabulary::{Role, Vocabulary};
+use wordpiece::WordPiece;
 
 /// A token's number, below [`Tokenizer::len`].
 pub type Token = u32;
@@ -60,6 +62,7 @@ pub struct Tokenizer {
 enum Algorithm {
     Spm(Spm),
     Bpe(Bpe),
+    WordPiece(WordPiece),
 }
 
 impl Tokenizer {
@@ -82,9 +85,11 @@ impl Tokenizer {
                 (Algorithm::Bpe(bpe), adds_bos, None, None)
             }
             "gemma4" => (Algorithm::Bpe(Bpe::new(&vocabulary, gguf, "gemma4")?), true, None, None),
+            "bert" => (Algorithm::WordPiece(WordPiece::new(&vocabulary, metadata)?), true, Some(101), None),
             other => {
-                let message =
-                    format!("tokenizers of the kind {other:?} are not served, only \"llama\" and \"gpt2\" are");
+                let message = format!(
+                    "tokenizers of the kind {other:?} are not served, only \"llama\", \"gpt2\" and \"bert\" are"
+                );
                 return Err(Error::Unsupported(message));
             }
         };
@@ -95,10 +100,15 @@ impl Tokenizer {
             Ok(id.filter(|&id| (id as usize) < len))
         };
         let bos = id("tokenizer.ggml.bos_token_id", default_bos)?;
-        let eos = id("tokenizer.ggml.eos_token_id", default_eos)?;
+        // BERT's texts end with what separates two of them; its key is spelled so.
+        let separates = matches!(algorithm, Algorithm::WordPiece(_));
+        let (eos, add_eos) = match separates {
+            true => (id("tokenizer.ggml.seperator_token_id", Some(102))?, "tokenizer.ggml.add_sep_token"),
+            false => (id("tokenizer.ggml.eos_token_id", default_eos)?, "tokenizer.ggml.add_eos_token"),
+        };
         let ends = end::tokens(&mut vocabulary, metadata, eos)?;
         vocabulary.set_pieces(|vocabulary, token| match &algorithm {
-            Algorithm::Spm(_) => spm::piece(vocabulary, token),
+            Algorithm::Spm(_) | Algorithm::WordPiece(_) => spm::piece(vocabulary, token),
             Algorithm::Bpe(bpe) => bpe.piece(vocabulary, token),
         });
         Ok(Tokenizer {
@@ -109,7 +119,7 @@ impl Tokenizer {
             eos,
             ends,
             add_bos: metadata.find("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos),
-            add_eos: metadata.find("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            add_eos: metadata.find(add_eos)?.unwrap_or(separates),
         })
     }
 
@@ -160,6 +170,7 @@ impl Tokenizer {
                 Fragment::Text(text) => match &self.algorithm {
                     Algorithm::Spm(spm) => spm.encode(&self.vocabulary, text, fresh, &mut tokens),
                     Algorithm::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut tokens),
+                    Algorithm::WordPiece(pieces) => pieces.encode(&self.vocabulary, text, &mut tokens),
                 },
             }
             fresh = matches!(fragment, Fragment::Token(_));
@@ -172,6 +183,17 @@ impl Tokenizer {
             tokens.extend(self.eos);
         }
         tokens
+    }
+
+    /// Cuts the tokens of a text that [`Self::encode`] gave a beginning and an end to `len`; the end is kept. Returns
+    /// whether there was anything to cut.
+    pub fn shorten(&self, tokens: &mut Vec<Token>, len: usize) -> bool {
+        let Some(end) = tokens.len().checked_sub(1).filter(|_| tokens.len() > len) else { return false };
+        if self.add_eos && tokens.get(end) == self.eos.as_ref() && len > 0 {
+            tokens.swap(len - 1, end);
+        }
+        tokens.truncate(len);
+        true
     }
 
     /// The bytes that a reader sees of this token: nothing for control tokens and for numbers beyond the vocabulary.
@@ -201,6 +223,7 @@ impl Tokenizer {
         match &self.algorithm {
             // The space that `encode` put before the text.
             Algorithm::Spm(spm) if spm.adds_space() && text.starts_with(' ') => text.split_off(1),
+            Algorithm::WordPiece(_) if text.starts_with(' ') => text.split_off(1),
             _ => text,
         }
     }

@@ -4,7 +4,7 @@ use super::{Error, Token};
 use crate::engine::gguf::{Error as GgufError, Gguf};
 
 /// How SentencePiece spells a space.
-const SPACE: &str = "\u{2581}";
+pub(super) const SPACE: &str = "\u{2581}";
 
 /// A character that has no token: it becomes bytes.
 const NO_TOKEN: u32 = u32::MAX;

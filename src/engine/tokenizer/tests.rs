@@ -111,6 +111,55 @@ fn sentencepiece_merges_the_best_score_first() {
     assert_eq!(spm().decode(&spm().encode("é€ a\n", Special::Parse, true)), "é€ a\n");
 }
 
+/// A vocabulary like BERT's.
+fn wordpiece(cased: bool) -> Tokenizer {
+    let controls = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+    let beginnings = ["un", "a", ",", "é", "中", "e", "ab"].map(|word| format!("\u{2581}{word}"));
+    let words: Vec<&str> =
+        controls.into_iter().chain(beginnings.iter().map(String::as_str)).chain(["aff", "able"]).collect();
+    let types: Vec<i32> = (0..words.len()).map(|at| if at < controls.len() { 3 } else { 1 }).collect();
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "bert")
+        .set("tokenizer.ggml.bos_token_id", 2_u32)
+        .set("tokenizer.ggml.seperator_token_id", 3_u32)
+        .set("tokenizer.ggml.unknown_token_id", 1_u32)
+        .set("tokenizer.ggml.normalizer.lowercase", !cased)
+        .array("tokenizer.ggml.tokens", &words)
+        .array("tokenizer.ggml.token_type", &types);
+    open(&file).unwrap()
+}
+
+#[test]
+fn wordpiece_takes_the_longest_pieces_of_words() {
+    let check = |text, expected: &[&str]| check(&wordpiece(false), text, Special::Parse, expected);
+    check("unaffable", &[" un", "aff", "able"]);
+    check(" UnAffable,A\r\n", &[" un", "aff", "able", " ,", " a"]);
+    // Of the longest beginning the rest must be pieces, too.
+    check("abl unx", &["[UNK]", "[UNK]"]);
+    check("É 中中", &[" e", " 中", " 中"]);
+    // What cannot be seen is not there; the space that spells beginnings is no space.
+    check("u\u{ad}n\0 a\u{2581}a", &[" un", "[UNK]"]);
+    check("[SEP] a [sep]", &["[SEP]", " a", "[UNK]", "[UNK]", "[UNK]"]);
+    check(&format!("a {}", "a".repeat(101)), &[" a", "[UNK]"]);
+    let tokenizer = wordpiece(false);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("unaffable, a", Special::Plain, true)), "unaffable , a");
+    super::tests::check(&wordpiece(true), "é É", Special::Plain, &[" é", "[UNK]"]);
+}
+
+#[test]
+fn texts_are_shortened_before_their_end() {
+    let tokenizer = wordpiece(false);
+    let check = |text, len, expected: &[Token]| {
+        let mut tokens = tokenizer.encode(text, Special::Plain, true);
+        assert_eq!((tokenizer.shorten(&mut tokens, len), &*tokens), (len < 5, expected));
+    };
+    check("a , e", 5, &[2, 5, 6, 9, 3]);
+    check("a , e", 4, &[2, 5, 6, 3]);
+    check("a , e", 1, &[3]);
+    let mut tokens = vec![7, 7, 7];
+    assert!(tokenizer.shorten(&mut tokens, 2) && tokens == [7, 7]);
+}
+
 #[test]
 fn plain_text_never_becomes_a_control_token() {
     check(&spm(), "<s>", Special::Plain, &[" ", "<s", ">"]);
@@ -160,7 +209,7 @@ fn what_is_not_served_is_named() {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     };
     check(&bpe_file("klingon"), "\"klingon\"");
-    check(Writer::new().set("tokenizer.ggml.model", "bert").array("tokenizer.ggml.tokens", &["a"]), "\"bert\"");
+    check(Writer::new().set("tokenizer.ggml.model", "t5").array("tokenizer.ggml.tokens", &["a"]), "\"t5\"");
     check(&Writer::new(), "tokenizer.ggml.tokens");
     let tokens = ["a", "b"];
     let mut file = Writer::new();

@@ -4,6 +4,7 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod cache;
+mod encoder;
 mod isa;
 mod matmul;
 mod parts;

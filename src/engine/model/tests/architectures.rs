@@ -1,8 +1,10 @@
 //! Agreement with `transformers` in floats, frozen by `tests/parity/architectures.py`: tiny models of every architecture.
 
+use crate::engine::footprint::{Footprint, Servable};
 use crate::engine::gguf::Gguf;
 use crate::engine::kernels::cpu::{Cpu, Isa};
-use crate::engine::model::{Batch, Model};
+use crate::engine::model::{Batch, Device, Embedder, Model, Options, Pooling};
+use crate::engine::quant::tests::nmse;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +20,13 @@ struct Decoder {
     tokens: Vec<u32>,
     /// After the token of this position, these are the most likely, each with its log-probability.
     steps: Vec<(usize, Vec<u32>, Vec<f32>)>,
+}
+
+/// What an encoder gives for each token.
+#[derive(Deserialize)]
+struct Encoder {
+    tokens: Vec<u32>,
+    hidden: Vec<Vec<f64>>,
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -79,4 +88,78 @@ fn qwen() {
 fn gemma3() {
     check("gemma3");
     check("gemma3-scale-softcap");
+}
+
+/// The vectors of texts: each token's own.
+fn states(mut model: Model, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+    model.hyper.pooling = Some(Pooling::Tokens);
+    Embedder::new(model, 64, 3).unwrap().embed(texts).unwrap()
+}
+
+/// That the last layer gives what `transformers` says, whichever texts go through beside it.
+fn check_states(name: &str, error: f64) {
+    for isa in [Isa::Scalar, Isa::detect()] {
+        let Encoder { tokens, hidden } = expected(name);
+        let found = states(model(name, isa), &[&tokens]).concat();
+        let nmse = nmse(&found, &hidden.concat());
+        assert!(nmse < error, "{name}, {isa:?}: nmse {nmse}");
+        // Beside others, some of which need another pass.
+        let long: Vec<u32> = (0..64).collect();
+        let texts: [&[u32]; 7] = [&long, &tokens, &long, &long, &tokens[..1], &long, &tokens];
+        let beside = states(model(name, isa), &texts);
+        assert_eq!((beside.len(), &beside[1], &beside[6]), (7, &found, &found), "{name}, {isa:?}");
+        assert_eq!(beside[2].len(), 64 * hidden[0].len());
+    }
+}
+
+#[test]
+fn encoders() {
+    check_states("bert", 1e-10);
+    check_states("nomic-bert", 1e-10);
+    check_states("qwen3-embedding", 1e-5);
+}
+
+#[test]
+fn vectors_are_pooled_as_files_say() {
+    let check = |name: &str, pooled: &dyn Fn(&[Vec<f64>]) -> Vec<f64>| {
+        let Encoder { tokens, hidden } = expected(name);
+        let mut embedder = Embedder::new(model(name, Isa::detect()), 40, 1).unwrap();
+        let found = embedder.embed(&[&tokens]).unwrap().concat();
+        let nmse = nmse(&found, &pooled(&hidden));
+        assert!(nmse < 1e-5, "{name}: nmse {nmse}");
+    };
+    check("qwen3-embedding", &|hidden| hidden[39].clone());
+    check("bert", &|hidden| (0..32).map(|i| hidden.iter().map(|x| x[i]).sum::<f64>() / 40.0).collect());
+    assert_eq!(Pooling::First.pool(&[1.0, 2.0], 2), [1.0, 2.0]);
+    assert!(Pooling::First.wants(0, 9) && !Pooling::First.wants(1, 9) && Pooling::First.wants(0, 1));
+}
+
+#[test]
+fn what_cannot_be_embedded_is_told() {
+    let check = |text: &[u32], words: &str| {
+        let error = Embedder::new(model("bert", Isa::detect()), 8, 1).unwrap().embed(&[&[1], text]).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    check(&[], "text 1 has 0 tokens, not 1 to 8");
+    check(&[1; 9], "text 1 has 9 tokens, not 1 to 8");
+    check(&[96], "there is no token 96");
+    let refused = |name: &str, context: usize, words: &str| {
+        let Err(error) = Embedder::new(model(name, Isa::detect()), context, 1) else { panic!("{words}") };
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    refused("qwen3", 8, "the model answers");
+    refused("bert", 129, "texts of 129 tokens, of a model for 1 to 128");
+    assert!(model("bert", Isa::detect()).cache(1, 8).err().unwrap().to_string().contains("holds no conversations"));
+    let gguf = Arc::new(Gguf::open(&fixture("bert.gguf")).unwrap());
+    let error = Model::load(gguf, Options { device: Device::Cuda(0), threads: None }).err().unwrap();
+    assert!(error.to_string().contains("bert models run on the processor"), "{error}");
+}
+
+#[test]
+fn footprints_of_encoders_have_no_keys_and_values() {
+    let footprint = Footprint::of(&Gguf::header(&fixture("bert.gguf")).unwrap());
+    assert_eq!((footprint.servable.clone(), footprint.embeds, footprint.kv_per_token), (Servable::Yes, true, 0));
+    assert_eq!(footprint.total(100, 1), footprint.total(100, 8));
+    assert!(footprint.total(512, 1) > footprint.total(256, 1));
+    assert!(!Footprint::of(&Gguf::header(&fixture("qwen3.gguf")).unwrap()).embeds);
 }

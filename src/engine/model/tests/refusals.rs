@@ -154,7 +154,10 @@ fn figures_are_checked() {
 fn other_architectures_are_named() {
     let mut writer = Writer::new();
     writer.set("general.architecture", "mamba").tensor_f32("token_embd.weight", &[4, 4], &[0.0; 16]);
-    refused(&writer, "the architecture \"mamba\" is not supported; these are: llama, qwen2, qwen3, gemma3");
+    refused(
+        &writer,
+        "the architecture \"mamba\" is not supported; these are: llama, qwen2, qwen3, gemma3, bert, nomic-bert",
+    );
     assert_eq!(Footprint::of(&open(&writer)).weights, 64);
 }
 

@@ -9,11 +9,11 @@ use std::arch::x86_64::*;
 use super::super::{GELU_CUBIC, GELU_LINEAR, scalar};
 
 /// Floats in a vector.
-const LANES: usize = 8;
+pub const LANES: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn sum(v: __m256) -> f32 {
+pub fn sum(v: __m256) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
@@ -22,7 +22,7 @@ pub(super) fn sum(v: __m256) -> f32 {
 /// Eight floats from the beginning of a slice that has them.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn load(x: &[f32]) -> __m256 {
+pub fn load(x: &[f32]) -> __m256 {
     assert!(x.len() >= LANES);
     // SAFETY: the slice has eight floats.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
@@ -30,7 +30,7 @@ pub(super) fn load(x: &[f32]) -> __m256 {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn store(x: &mut [f32], v: __m256) {
+pub fn store(x: &mut [f32], v: __m256) {
     assert!(x.len() >= LANES);
     // SAFETY: the slice has room for eight floats.
     unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
@@ -63,7 +63,7 @@ pub(super) fn norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 /// e to the power of each, to within two units in the last place; what would be less than the least normal number is 0.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn exp(x: __m256) -> __m256 {
+pub fn exp(x: __m256) -> __m256 {
     let least = _mm256_set1_ps(-87.33654);
     let vanishes = _mm256_cmp_ps::<_CMP_LT_OQ>(x, least);
     // The order of the operands lets NaN through.

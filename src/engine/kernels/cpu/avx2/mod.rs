@@ -3,7 +3,7 @@
 //! Each function is checked against the one of the same name in [`super::scalar`].
 
 mod blocks;
-mod float;
+pub(super) mod float;
 mod sixteens;
 mod table;
 
