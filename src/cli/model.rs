@@ -3,6 +3,7 @@
 mod bar;
 mod inspect;
 mod pull;
+mod quantize;
 
 use super::Global;
 use super::client::{Client, block_on, path_segment};
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Tell what a model file holds, exactly what it takes and whether it fits here. Needs no daemon.
     Inspect(inspect::Inspect),
+    /// Write a model anew with weights of fewer bits. Needs no daemon.
+    Quantize(quantize::Quantize),
     /// Remove a model. Its file is deleted, unless it was adopted where it lay.
     Rm {
         /// The model's name.
@@ -49,6 +52,7 @@ impl Model {
         match self.command {
             Command::Pull(pull) => return pull.run(global),
             Command::Inspect(inspect) => return inspect.run(global),
+            Command::Quantize(quantize) => return quantize.run(),
             Command::Cancel { source } => block_on(cancel(&Client::new(global)?, &source))?,
             Command::List { catalogue: false } => block_on(list(&Client::new(global)?))?,
             Command::List { catalogue: true } => block_on(catalogue(&Client::new(global)?))?,

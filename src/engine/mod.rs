@@ -3,12 +3,13 @@
 //! The map, in the order in which a request passes:
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
+//!   [`safetensors`]: the same in Hugging Face's form.
 //! - [`footprint`]: what the model takes, and whether it can be served: from its header alone.
 //! - [`template`]: messages to the text that the model was trained on. [`output`]: reasoning and calls in its answers.
 //! - [`tokenizer`]: text to tokens and back.
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations; [`blocks`]:
 //!   where that lies, and who shares it.
-//! - [`quant`]: how weights are stored. [`kernels`]: the operations that a device offers.
+//! - [`quant`]: how weights are stored; [`quantise`]: a model in other formats. [`kernels`]: the operations that a device offers.
 //! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
 //! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
@@ -25,6 +26,8 @@ pub mod kv_cache;
 pub mod model;
 pub mod output;
 pub mod quant;
+pub mod quantise;
+pub mod safetensors;
 pub mod sampler;
 pub mod sequence;
 pub mod template;

@@ -32,6 +32,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A file of a model in a folder says what cannot be true, or what is not supported.
+    #[error("{}: {problem}", file.display())]
+    Folder {
+        /// The file.
+        file: PathBuf,
+        /// What it says.
+        problem: String,
+    },
     /// A key that is needed is absent.
     #[error("the model file has no {0:?} in its metadata")]
     Missing(String),

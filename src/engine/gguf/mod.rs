@@ -25,7 +25,7 @@ mod tests;
 pub use error::Error;
 pub use kind::Kind;
 pub use metadata::{Array, FromValue, Metadata, Type, Value};
-pub use store::{Store, forget, map};
+pub use store::{Store, map};
 pub use summary::Summary;
 pub use tensor::Tensor;
 pub use write::{Scalar, Writer};
@@ -126,12 +126,15 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps the file at `path`, and those that belong to it. Only a process that may die of its model should: see the
+    /// Maps the file at `path`, and those that belong to it; or the model in a folder, see [`super::safetensors`]. Only a process that may die of its model should: see the
     /// module.
     ///
     /// # Errors
     /// When one cannot be read or mapped, is no GGUF file, or says what cannot be true.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
+        if path.is_dir() {
+            return super::safetensors::open(path);
+        }
         let (mut header, files) = split::open(path)?;
         let maps: Vec<Mmap> =
             files.iter().map(|(path, file, bytes)| map(file, *bytes, path)).collect::<Result<_, _>>()?;
@@ -157,6 +160,9 @@ impl Gguf {
     /// # Errors
     /// When it cannot be read, is no GGUF file, or says what cannot be true.
     pub fn header(path: &Path) -> Result<Header, Error> {
+        if path.is_dir() {
+            return super::safetensors::header(path);
+        }
         Ok(split::open(path)?.0)
     }
 
@@ -166,6 +172,14 @@ impl Gguf {
     /// When the tensor is another model's and lies beyond this one's end.
     pub fn bytes(&self, tensor: &Tensor) -> Cow<'_, [u8]> {
         self.store.bytes(tensor)
+    }
+
+    /// Lets go of the memory that a tensor's bytes take, which are read again when they are needed again: who goes through a
+    /// model once needs no more than a tensor takes.
+    pub fn forget(&self, tensor: &Tensor) {
+        if let Cow::Borrowed(bytes) = self.bytes(tensor) {
+            store::forget(&self.maps(), bytes);
+        }
     }
 
     /// The files, for those who advise the system how they will be read.

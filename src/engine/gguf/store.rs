@@ -54,11 +54,17 @@ impl Store for Files {
     }
 }
 
-/// Lets go of the pages that hold `bytes`, which lie within a mapping of a file: they are read again when they are needed
-/// again. Who goes through a model once needs no more memory than a tensor has by that.
-pub fn forget(map: &Mmap, bytes: &[u8]) {
-    let start = (bytes.as_ptr() as usize).saturating_sub(map.as_ptr() as usize);
-    // It is advice.
-    // SAFETY: the mapping is of a file, shared with it and never written to: its pages come back as they were.
-    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+/// Lets go of the pages that hold `bytes`, where they lie within one of the mappings: they are read again when they are
+/// needed again.
+pub(super) fn forget(maps: &[&Mmap], bytes: &[u8]) {
+    let range = bytes.as_ptr_range();
+    for map in maps {
+        let within = map.as_ptr_range();
+        if within.start <= range.start && range.end <= within.end {
+            let start = range.start as usize - within.start as usize;
+            // SAFETY: the mapping is of a file, shared with it and never written to: its pages come back as they were.
+            // It is advice: who does not take it keeps the pages.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+        }
+    }
 }

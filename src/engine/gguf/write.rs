@@ -126,6 +126,12 @@ impl<'a> Writer<'a> {
         self.tensor(name, dims, Kind::F32, bytes)
     }
 
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        let tensors = self.tensors.iter().map(|tensor| tensor.len.next_multiple_of(ALIGNMENT as u64));
+        self.header().len() as u64 + tensors.sum::<u64>()
+    }
+
     /// Writes the file, all of whose tensors have their bytes.
     ///
     /// # Errors
@@ -144,22 +150,7 @@ impl<'a> Writer<'a> {
         mut out: W,
         mut fill: impl FnMut(usize, &mut W) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut header = b"GGUF".to_vec();
-        3u32.write(&mut header);
-        (self.tensors.len() as u64).write(&mut header);
-        self.entries.write(&mut header);
-        header.extend(&self.metadata);
-        let mut offset = 0u64;
-        for Described { name, dims, kind, len, .. } in &self.tensors {
-            name.write(&mut header);
-            (dims.len() as u32).write(&mut header);
-            dims.iter().for_each(|dim| dim.write(&mut header));
-            kind.id().write(&mut header);
-            offset.write(&mut header);
-            offset += len.next_multiple_of(ALIGNMENT as u64);
-        }
-        header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
-        out.write_all(&header)?;
+        out.write_all(&self.header())?;
         for (at, Described { len, bytes, .. }) in self.tensors.iter().enumerate() {
             match bytes {
                 Some(bytes) => out.write_all(bytes)?,
@@ -177,6 +168,25 @@ impl<'a> Writer<'a> {
         // Writing to a vector does not fail.
         self.write(&mut bytes).unwrap_or_default();
         bytes
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut header = b"GGUF".to_vec();
+        3u32.write(&mut header);
+        (self.tensors.len() as u64).write(&mut header);
+        self.entries.write(&mut header);
+        header.extend(&self.metadata);
+        let mut offset = 0u64;
+        for Described { name, dims, kind, len, .. } in &self.tensors {
+            name.write(&mut header);
+            (dims.len() as u32).write(&mut header);
+            dims.iter().for_each(|dim| dim.write(&mut header));
+            kind.id().write(&mut header);
+            offset.write(&mut header);
+            offset += len.next_multiple_of(ALIGNMENT as u64);
+        }
+        header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
+        header
     }
 
     fn key(&mut self, key: &str, of: Type) {

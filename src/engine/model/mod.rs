@@ -22,7 +22,7 @@ mod source;
 mod workspace;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(in crate::engine) use batch::Spare;
 pub use batch::{Batch, Entry, Logits};

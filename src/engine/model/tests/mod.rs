@@ -2,7 +2,7 @@ mod architectures;
 mod cuda;
 mod real;
 mod refusals;
-mod tiny;
+pub mod tiny;
 
 use super::*;
 use crate::engine::blocks::Chain;
