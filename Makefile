@@ -42,8 +42,9 @@ test-tools: tools ## What the tests need: Docker's engine, Chromium, Python SDKs
 	scripts/venv.sh "$(SOVEREIGN_TEST_VENV)" tests/requirements.txt
 
 .PHONY: models
-models: assets ## The models that the tests run: Gemma 3 270M and Qwen2.5-Coder 1.5B Instruct
+models: assets test-tools ## The models that the tests run: Gemma 3 270M, Qwen2.5-Coder 1.5B Instruct and MiniLM
 	scripts/test-models.sh "$(SOVEREIGN_TEST_MODELS)"
+	scripts/minilm.sh "$(SOVEREIGN_TEST_MODELS)" "$(SOVEREIGN_TEST_VENV)/bin/python"
 
 # --- what is checked ---------------------------------------------------------------------------------------------
 
@@ -73,9 +74,11 @@ parity: build models ## Tokens, answers and log-probabilities against llama.cpp 
 	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
 
 .PHONY: parity-transformers
-parity-transformers: tools ## Tiny models of every architecture against `transformers` (whose packages take 5 GB)
+parity-transformers: build models ## Tiny models of every architecture, and embeddings, against transformers (5 GB of packages)
 	scripts/venv.sh "$(SOVEREIGN_PARITY)-transformers" tests/parity/requirements-transformers.txt
 	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/architectures.py
+	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/minilm.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" \
+		"$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2" "$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2-f32.gguf"
 	cargo test --lib engine::model::tests::architectures
 
 .PHONY: test-cuda

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::egress;
 use crate::placement::{Lease, Refusal};
 use crate::runtime::Endpoint;
-use crate::worker::openai::Error;
+use crate::worker::openai::{Error, not_meant};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long the end of a runtime may take to be known once it has broken off.
 const OBITUARY: Duration = Duration::from_secs(2);
+
+const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// `POST /v1/chat/completions`
 pub(super) async fn chat(
@@ -40,6 +42,15 @@ pub(super) async fn text(
     forward(app, &caller, "/v1/completions", body).await
 }
 
+/// `POST /v1/embeddings`
+pub(super) async fn embeddings(
+    State(app): State<App>,
+    caller: Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Error> {
+    forward(app, &caller, EMBEDDINGS, body).await
+}
+
 async fn forward(
     app: App,
     caller: &Caller,
@@ -49,6 +60,12 @@ async fn forward(
     let started = Instant::now();
     let ask = Ask::read(body.map_err(|rejection| Error::new(rejection.status(), rejection.body_text()))?)?;
     let spec = app.models.resolve(ask.model.as_deref().unwrap_or(&app.config.models.default))?;
+    // A model that cannot help is not loaded to say so.
+    match (spec.embeds, path == EMBEDDINGS) {
+        (true, false) => return Err(not_meant("answers", EMBEDDINGS)),
+        (false, true) => return Err(not_meant("embeddings", "/v1/chat/completions")),
+        _ => {}
+    }
     let lease = app.placement.acquire(spec).await?;
     let record = Record::new(app.usage.clone(), caller, lease.endpoint(), started);
     let mut passage = Passage { app, lease, record };
@@ -141,7 +158,8 @@ fn is_stream(headers: &HeaderMap) -> bool {
 /// The headers of an answer: what the runtime said about its body, and who the runtime was.
 fn headers(endpoint: &Endpoint, answer: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for name in [header::CONTENT_TYPE, header::RETRY_AFTER, HeaderName::from_static("x-should-retry")] {
+    let ours = ["x-should-retry", "x-sovereign-truncated"].map(HeaderName::from_static);
+    for name in [header::CONTENT_TYPE, header::RETRY_AFTER].into_iter().chain(ours) {
         if let Some(value) = answer.get(&name) {
             headers.insert(name, value.clone());
         }

@@ -32,18 +32,13 @@ pub fn router() -> Router<App> {
     let routes = Router::new()
         .route("/chat/completions", post(completions::chat))
         .route("/completions", post(completions::text))
-        .route("/embeddings", post(embeddings))
+        .route("/embeddings", post(completions::embeddings))
         .route("/models", get(models::list))
         .route("/models/{*id}", get(models::get))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(LARGEST));
     Router::new().nest("/v1", routes)
-}
-
-async fn embeddings(_: Caller) -> Error {
-    let message = "no embedding model can be served yet: the engine has no encoder; chat and completions are served";
-    Error::new(StatusCode::NOT_IMPLEMENTED, message).code("not_implemented")
 }
 
 async fn no_route(method: Method, uri: Uri) -> Error {

@@ -26,6 +26,9 @@ pub struct CatalogueEntry {
     pub sha256: Option<String>,
     /// Tokens that it was trained to attend to.
     pub context: u64,
+    /// Whether it turns texts into vectors, rather than to answer.
+    #[serde(default)]
+    pub embeds: bool,
     /// Where it comes from, in the order in which they are tried.
     pub mirrors: Vec<Mirror>,
 }

@@ -24,6 +24,8 @@ pub struct Inspection {
     pub quantisation: String,
     /// Tokens that it was trained to attend to.
     pub context_train: u64,
+    /// Whether it turns texts into vectors, rather than to answer; false where it cannot be served.
+    pub embeds: bool,
     /// Its licence.
     pub licence: Option<String>,
     /// How many tensors it has.
@@ -86,6 +88,7 @@ impl Inspection {
             parameters: summary.parameters,
             quantisation: summary.quantisation,
             context_train: summary.context_train,
+            embeds: footprint.embeds,
             licence: summary.licence,
             tensors: header.tensors().len(),
             weights: footprint.weights,

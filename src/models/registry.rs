@@ -292,6 +292,7 @@ fn spec_of(row: Row, aliases: Vec<String>, file: PathBuf, engine: &Engine) -> Re
         parameters: summary.parameters,
         quantisation: summary.quantisation,
         context_train: summary.context_train,
+        embeds: footprint.embeds,
         weights: footprint.weights,
         kv_per_token: footprint.kv_per_token,
         workspace: footprint.workspace(context, engine.slots),

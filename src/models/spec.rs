@@ -31,6 +31,8 @@ pub struct ModelSpec {
     pub quantisation: String,
     /// Tokens that it was trained to attend to.
     pub context_train: u64,
+    /// Whether it turns texts into vectors, rather than to answer.
+    pub embeds: bool,
     /// Bytes of all its tensors.
     pub weights: u64,
     /// Bytes that the keys and values of one token take.

@@ -160,6 +160,7 @@ impl Double {
         let router = Router::new()
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(chat))
+            .route("/v1/embeddings", post(chat))
             .with_state(answers);
         let ended = asked.clone();
         tokio::spawn(async move {

@@ -351,6 +351,7 @@ mod tests {
             parameters: 1,
             quantisation: "F32".into(),
             context_train: 4096,
+            embeds: false,
             weights: 1,
             kv_per_token: 0,
             workspace: 0,

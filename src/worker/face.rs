@@ -1,10 +1,11 @@
 //! The routes: a handler reads, asks, answers.
 
 use super::answer::{Answer, Dialect};
+use super::embedding::{Embedding, embeddings};
 use super::engine::Engine;
 use super::metrics::Metrics;
 use super::openai::completion::Prompt;
-use super::openai::{Error, Fields, Generation, Model, Models, Wanted, chat, completion};
+use super::openai::{Error, Fields, Generation, Model, Models, Wanted, chat, completion, not_meant};
 use super::tokens;
 use crate::engine::grammar::Grammars;
 use crate::engine::output::{Constrained, Format, Opening, Parser};
@@ -31,13 +32,22 @@ pub(super) struct Face {
     pub(super) name: Arc<str>,
     /// When the model came here, in seconds since 1970.
     pub(super) created: u64,
-    pub(super) engine: Engine,
+    pub(super) duty: Duty,
     pub(super) tokenizer: Arc<Tokenizer>,
     /// The bytes of the longest token.
     pub(super) longest_token: usize,
     pub(super) template: Template,
     pub(super) grammars: Grammars,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What the model is there for.
+#[derive(Debug)]
+pub(super) enum Duty {
+    /// It answers.
+    Answers(Engine),
+    /// It turns texts into vectors.
+    Embeds(Embedding),
 }
 
 /// A body that may have been too long.
@@ -48,6 +58,7 @@ pub(super) fn router(face: Arc<Face>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completion))
+        .route("/v1/embeddings", post(embeddings))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/tokenize", post(tokens::tokenize))
@@ -71,6 +82,7 @@ async fn count(State(face): State<Arc<Face>>, path: Option<MatchedPath>, request
 }
 
 async fn chat(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+    face.engine()?;
     let request = chat::Request::read(&fields(body)?)?;
     let (prompt, turn, generation) = face.blocking(move |face| face.turn(request)).await?;
     face.answer(Dialect::Chat, "messages", vec![prompt], None, Some(turn), generation).await
@@ -85,6 +97,7 @@ struct Turn {
 }
 
 async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+    face.engine()?;
     let completion::Request { prompts, echo, generation } = completion::Request::read(&fields(body)?)?;
     let read = move |face: &Face| -> Result<_, Error> {
         let tokens = prompts.iter().map(|prompt| face.prompt(prompt)).collect::<Result<Vec<_>, _>>()?;
@@ -127,8 +140,38 @@ pub(super) fn fields(body: Body) -> Result<Fields, Error> {
 }
 
 impl Face {
+    /// What answers.
+    ///
+    /// # Errors
+    /// The model embeds.
+    pub(super) fn engine(&self) -> Result<&Engine, Error> {
+        match &self.duty {
+            Duty::Answers(engine) => Ok(engine),
+            Duty::Embeds(_) => Err(not_meant("answers", "/v1/embeddings")),
+        }
+    }
+
+    /// What turns texts into vectors.
+    ///
+    /// # Errors
+    /// The model answers.
+    pub(super) fn embedding(&self) -> Result<&Embedding, Error> {
+        match &self.duty {
+            Duty::Embeds(embedding) => Ok(embedding),
+            Duty::Answers(_) => Err(not_meant("embeddings", "/v1/chat/completions")),
+        }
+    }
+
+    /// Tokens that one conversation or text may have.
+    pub(super) fn context(&self) -> usize {
+        match &self.duty {
+            Duty::Answers(engine) => engine.context(),
+            Duty::Embeds(embedding) => embedding.context(),
+        }
+    }
+
     fn model(&self) -> Model {
-        Model::new(&*self.name, self.created, Some(self.engine.context() as u64))
+        Model::new(&*self.name, self.created, Some(self.context() as u64))
     }
 
     /// Does what may take long, such as reading a long text into tokens, while others are answered.
@@ -212,14 +255,14 @@ impl Face {
     /// Refuses at once what cannot fit however well it splits into tokens.
     fn check_length(&self, param: &str, text: &str) -> Result<(), Error> {
         let least = text.len() / self.longest_token.max(1);
-        if least > self.engine.context() {
+        if least > self.context() {
             return Err(self.too_long(param, &format!("at least {least}")));
         }
         Ok(())
     }
 
     fn too_long(&self, param: &str, tokens: &str) -> Error {
-        let context = self.engine.context();
+        let context = self.context();
         let message =
             format!("the prompt has {tokens} tokens, and an answer must fit into the {context} of the context too");
         Error::invalid(param, message).code("context_length_exceeded")
@@ -240,7 +283,7 @@ impl Face {
             if prompt.is_empty() {
                 return Err(Error::invalid(param, format!("{param} is empty")));
             }
-            if prompt.len() >= self.engine.context() {
+            if prompt.len() >= self.context() {
                 return Err(self.too_long(param, &prompt.len().to_string()));
             }
         }
@@ -269,7 +312,7 @@ impl Face {
         };
         let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
         let logprobs = params.top_logprobs.is_some();
-        let events = self.engine.submit(jobs.map(|(prompt, choice)| job(prompt, choice)).collect())?;
+        let events = self.engine()?.submit(jobs.map(|(prompt, choice)| job(prompt, choice)).collect())?;
         let model = self.name.clone();
         let answer = Answer { dialect, model, choices, echo, logprobs, include_usage, parsers, events };
         if stream { Ok(answer.stream()) } else { answer.whole().await }

@@ -62,6 +62,11 @@ impl Metrics {
     }
 
     /// An answer showed its first text after this long, waiting for a slot included.
+    pub(super) fn embedded(&self, tokens: usize, waiting: usize) {
+        self.prompt_tokens.fetch_add(tokens as u64, Relaxed);
+        self.waiting.store(waiting, Relaxed);
+    }
+
     pub(super) fn first_token(&self, after: Duration) {
         self.first_token.observe(after);
     }

@@ -5,6 +5,7 @@
 //! end, and its job is given up before the next forward pass.
 
 mod answer;
+mod embedding;
 mod engine;
 mod face;
 mod listen;
@@ -22,11 +23,12 @@ use crate::engine::blocks::BLOCK;
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
-use crate::engine::model::{self, Model};
+use crate::engine::model::{self, Embedder, Model};
 use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
+use embedding::Embedding;
 use engine::{Engine, Work};
-use face::Face;
+use face::{Duty, Face};
 use metrics::Metrics;
 use std::io;
 use std::path::PathBuf;
@@ -108,16 +110,26 @@ impl Worker {
     /// Listening failed, or the engine is dead.
     pub async fn serve(self, listener: Listener) -> io::Result<()> {
         let Options { name, context, slots, .. } = self.options;
-        let mut cache = self.model.cache(slots, context).map_err(io::Error::other)?;
-        let metrics = Arc::new(Metrics::new(slots, cache.blocks().count() * BLOCK));
         let ended = CancellationToken::new();
-        let work = Work { model: self.model, cache, tokenizer: self.tokenizer.clone(), metrics: metrics.clone() };
-        let engine = Engine::start(work, ended.clone())?;
+        let (duty, metrics) = match self.model.hyper().pooling {
+            None => {
+                let mut cache = self.model.cache(slots, context).map_err(io::Error::other)?;
+                let metrics = Arc::new(Metrics::new(slots, cache.blocks().count() * BLOCK));
+                let tokenizer = self.tokenizer.clone();
+                let work = Work { model: self.model, cache, tokenizer, metrics: metrics.clone() };
+                (Duty::Answers(Engine::start(work, ended.clone())?), metrics)
+            }
+            Some(_) => {
+                let embedder = Embedder::new(self.model, context, slots).map_err(io::Error::other)?;
+                let metrics = Arc::new(Metrics::new(slots, 0));
+                (Duty::Embeds(Embedding::start(embedder, metrics.clone(), ended.clone())?), metrics)
+            }
+        };
         let (tokenizer, template) = (self.tokenizer, self.template);
         let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
         let (name, created, grammars) = (name.into(), self.created, Grammars::new(tokenizer.clone()));
-        let face = Face { name, created, engine, tokenizer, longest_token, template, grammars, metrics };
+        let face = Face { name, created, duty, tokenizer, longest_token, template, grammars, metrics };
         tokio::select! {
             served = listener.serve(face::router(Arc::new(face))) => served,
             () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),

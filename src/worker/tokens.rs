@@ -29,7 +29,7 @@ pub(super) async fn tokenize(State(face): State<Arc<Face>>, body: Body) -> Resul
             Ok(face.tokenizer.encode(text, special, add))
         })
         .await?;
-    Ok(Json(json!({"tokens": tokens, "count": tokens.len(), "max_model_len": face.engine.context()})))
+    Ok(Json(json!({"tokens": tokens, "count": tokens.len(), "max_model_len": face.context()})))
 }
 
 /// The text of `tokens`.

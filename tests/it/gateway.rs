@@ -276,7 +276,8 @@ async fn what_cannot_be_answered_says_why_at_once() {
     check("POST", chat, "[]", 400, Value::Null, "object").await;
     check("POST", chat, r#"{"model":5}"#, 400, Value::Null, "model must be a string").await;
     check("POST", "/v1/completions", r#"{"stream":1}"#, 400, Value::Null, "stream must be a boolean").await;
-    check("POST", "/v1/embeddings", "{}", 501, json!("not_implemented"), "no embedding model").await;
+    check("POST", "/v1/embeddings", "{}", 400, json!("unsupported_model"), "for /v1/chat/completions").await;
+    check("POST", "/v1/embeddings", r#"{"model":"bert"}"#, 404, json!("model_not_found"), "bert").await;
     check("POST", "/v1/nothing", "{}", 404, json!("unknown_url"), "/v1/nothing").await;
     check("GET", chat, "", 405, json!("method_not_supported"), chat).await;
     // The best of several, since other tests want the processor too.
@@ -288,6 +289,25 @@ async fn what_cannot_be_answered_says_why_at_once() {
     assert!(best < Duration::from_millis(10), "{best:?}");
     assert_eq!(house.fake.journal().requests, 0);
     assert_eq!(house.usage().await, []);
+}
+
+#[tokio::test]
+async fn models_for_embeddings_embed_and_nothing_else() {
+    let house = House::new(&[("alpha", big())]).await;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/architectures/bert.gguf");
+    let mut progress = house.app.models.pull(file).unwrap();
+    let ended = progress.wait_for(|progress| progress.is_over()).await.unwrap().clone();
+    assert_eq!(ended.error, None);
+    let ask = async |path: &str| house.from(HERE, "POST", path, &[NAME], r#"{"model":"bert","input":"a"}"#).await;
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let answer = ask(path).await;
+        assert_eq!((answer.status.as_u16(), &answer.error()["param"]), (400, &json!("model")), "{}", answer.body);
+        assert!(answer.error()["message"].as_str().unwrap().contains("for /v1/embeddings"), "{}", answer.body);
+    }
+    assert_eq!(house.fake.journal().requests, 0);
+    // The runtime is asked what it alone can tell.
+    let answer = ask("/v1/embeddings").await;
+    assert_eq!((answer.status.as_u16(), house.fake.journal().requests), (200, 1), "{}", answer.body);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod bench;
 mod daemon;
+mod embeddings;
 mod gateway;
 mod gpu;
 mod invariants;

@@ -15,11 +15,12 @@ static GEMMA: LazyLock<Worker> = LazyLock::new(|| Worker::start(&model("gemma-3-
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn model(name: &str) -> PathBuf {
+pub fn model(name: &str) -> PathBuf {
     let folder = std::env::var_os("SOVEREIGN_TEST_MODELS").map(PathBuf::from);
     let folder =
         folder.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/sovereign/test-models"));
-    let file = folder.join(format!("{name}-q4_k_m.gguf"));
+    let file =
+        folder.join(if name.contains("minilm") { format!("{name}-f32.gguf") } else { format!("{name}-q4_k_m.gguf") });
     assert!(file.exists(), "{} is missing: run `make models`", file.display());
     file
 }
@@ -32,14 +33,14 @@ fn command(file: &Path, listen: &str) -> Command {
 }
 
 /// A worker that can answer. It is tied to this process, so that those in statics end with it.
-struct Worker {
+pub struct Worker {
     child: Child,
     stdin: Option<ChildStdin>,
     address: Address,
 }
 
 impl Worker {
-    fn start(file: &Path, arguments: &[&str]) -> Self {
+    pub fn start(file: &Path, arguments: &[&str]) -> Self {
         Self::start_at(file, "tcp:127.0.0.1:0", arguments)
     }
 
@@ -59,11 +60,11 @@ impl Worker {
         egress::internal(&self.address)
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Response {
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
         self.client().post(self.address.url(path)).body(body.to_string()).send().await.unwrap()
     }
 
-    async fn ask(&self, path: &str, body: Value) -> Value {
+    pub async fn ask(&self, path: &str, body: Value) -> Value {
         let response = self.post(path, &body).await;
         let status = response.status();
         let text = response.text().await.unwrap();
@@ -94,7 +95,7 @@ impl Worker {
         self.client().get(self.address.url(path)).send().await.unwrap()
     }
 
-    async fn metric(&self, name: &str) -> f64 {
+    pub async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
@@ -274,7 +275,7 @@ async fn bad_input_is_refused_by_name_and_at_once() {
     check("/v1/chat/completions", r#"{"messages": [{"role": "user"}]}"#, 400, Some("messages[0].content")).await;
     check("/tokenize", r#"{"content": 5}"#, 400, Some("content")).await;
     check("/detokenize", r#"{"tokens": [999999]}"#, 400, Some("tokens")).await;
-    check("/v1/embeddings", "{}", 404, None).await;
+    check("/v1/embeddings", "{}", 400, Some("model")).await;
     check("/health", "{}", 405, None).await;
     let huge = GEMMA.post("/v1/completions", &json!({"prompt": "a".repeat(5_000_000)})).await;
     assert_eq!(huge.status(), 413);

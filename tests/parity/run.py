@@ -4,11 +4,8 @@ Tokens must be the same. Greedy answers and log-probabilities are judged by llam
 (see oracle.py): ours may be as far from those as llama.cpp's own quantised run is, and no further.
 """
 
-import json
 import re
-import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 from cases import MODELS, PROMPTS, TEXTS, random_texts
@@ -16,25 +13,6 @@ from oracle import LIKELY, MARGIN, MOST, RMS, Oracle, rms, with_floats
 
 ANSWER = 24
 TOP = 5
-
-
-class Worker:
-    """A worker of its own for one model."""
-
-    def __init__(self, binary, model):
-        command = [binary, "worker", "--tied", "--model", model, "--listen", "tcp:127.0.0.1:0", "--ctx", "1024", "--slots", "1"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        self.address = re.search(r"\d+\.\d+\.\d+\.\d+:\d+", line).group()
-
-    def post(self, path, **body):
-        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=600) as response:
-            return json.load(response)
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.wait(30)
 
 
 def compare_tokens(worker, oracle):

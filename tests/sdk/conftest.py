@@ -12,9 +12,9 @@ BINARY = Path(os.environ.get("SOVEREIGN_BINARY", REPOSITORY / "target/debug/sove
 MODELS = Path(os.environ.get("SOVEREIGN_TEST_MODELS", Path.home() / ".cache/sovereign/test-models"))
 
 
-def worker(model: str, *arguments: str):
+def worker(model: str, *arguments: str, quantisation: str = "q4_k_m"):
     """Runs a worker on a free port and yields a client for it."""
-    file = MODELS / f"{model}-q4_k_m.gguf"
+    file = MODELS / f"{model}-{quantisation}.gguf"
     assert BINARY.exists(), f"{BINARY} is missing: run `cargo build`, or set SOVEREIGN_BINARY"
     assert file.exists(), f"{file} is missing: run `make models`"
     process = subprocess.Popen(
@@ -42,3 +42,9 @@ def base():
 def chat():
     """A client for the chat model."""
     yield from worker("qwen2.5-coder-1.5b-instruct", "--ctx", "512")
+
+
+@pytest.fixture(scope="session")
+def embeddings():
+    """A client for the model that embeds."""
+    yield from worker("all-minilm-l6-v2", quantisation="f32")

@@ -101,6 +101,7 @@ impl fmt::Display for Report {
         match &inspection.problem {
             Some(problem) => row("served", &format!("no: {problem}"))?,
             None => {
+                row("for", if inspection.embeds { &"embeddings" } else { &"answers" })?;
                 row("KV per token", &exact(inspection.kv_per_token))?;
                 let (needed, slots, context) = (exact(fit.needed), fit.slots, fit.context);
                 row("needs", &format!("{needed} with {slots} conversations of {context} tokens"))?;

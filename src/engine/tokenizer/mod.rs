@@ -175,11 +175,13 @@ impl Tokenizer {
             }
             fresh = matches!(fragment, Fragment::Token(_));
         }
+        // BERT has no templates that would write either, and doubles what a text has.
+        let doubles = matches!(self.algorithm, Algorithm::WordPiece(_));
         let bos = self.begins_with();
-        if add_bos && bos.is_some() && tokens.first() != bos.as_ref() {
+        if add_bos && bos.is_some() && (doubles || tokens.first() != bos.as_ref()) {
             tokens.splice(0..0, bos);
         }
-        if add_bos && self.add_eos && self.eos.is_some() && tokens.last() != self.eos.as_ref() {
+        if add_bos && self.add_eos && self.eos.is_some() && (doubles || tokens.last() != self.eos.as_ref()) {
             tokens.extend(self.eos);
         }
         tokens

@@ -288,6 +288,7 @@ mod tests {
             parameters: 1_543_714_304,
             quantisation: "Q4_K_M".into(),
             context_train: 32_768,
+            embeds: false,
             weights: 1,
             kv_per_token: 0,
             workspace: 0,

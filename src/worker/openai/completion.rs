@@ -52,11 +52,15 @@ impl Request {
             return Err(Error::invalid("suffix", message).code("unsupported_value"));
         }
         generation.params.top_logprobs = logprobs.and_then(|top| top.try_into().ok());
-        Ok(Self { prompts: prompts(fields)?, echo, generation })
+        Ok(Self { prompts: prompts(fields, "prompt", MAX_PROMPTS)?, echo, generation })
     }
 }
 
-fn prompts(fields: &Fields) -> Result<Vec<Prompt>, Error> {
+/// Reads the field of this name: one text or several, in either form, `most` at most.
+///
+/// # Errors
+/// It is missing or something else.
+pub(super) fn prompts(fields: &Fields, field: &str, most: usize) -> Result<Vec<Prompt>, Error> {
     let wrong = |name: &str, value: &Value| {
         let message =
             format!("{name} must be a string, an array of tokens, or an array of either, not {}", kind(value));
@@ -67,17 +71,17 @@ fn prompts(fields: &Fields) -> Result<Vec<Prompt>, Error> {
         Value::Array(list) => tokens(list).map(Prompt::Tokens).ok_or_else(|| wrong(name, value)),
         _ => Err(wrong(name, value)),
     };
-    let value = fields.get("prompt").ok_or_else(|| Error::invalid("prompt", "prompt is missing"))?;
+    let value = fields.get(field).ok_or_else(|| Error::invalid(field, format!("{field} is missing")))?;
     match value {
-        Value::Array(list) if list.is_empty() => Err(Error::invalid("prompt", "prompt must not be empty")),
+        Value::Array(list) if list.is_empty() => Err(Error::invalid(field, format!("{field} must not be empty"))),
         Value::Array(list) if !list[0].is_number() => {
-            if list.len() > MAX_PROMPTS {
-                let message = format!("a request may have up to {MAX_PROMPTS} prompts, not {}", list.len());
-                return Err(Error::invalid("prompt", message));
+            if list.len() > most {
+                let message = format!("{field} may be a list of up to {most}, not of {}", list.len());
+                return Err(Error::invalid(field, message));
             }
-            list.iter().enumerate().map(|(at, value)| one(&format!("prompt[{at}]"), value)).collect()
+            list.iter().enumerate().map(|(at, value)| one(&format!("{field}[{at}]"), value)).collect()
         }
-        value => Ok(vec![one("prompt", value)?]),
+        value => Ok(vec![one(field, value)?]),
     }
 }
 

@@ -67,6 +67,12 @@ impl Error {
     }
 }
 
+/// 400: the model that is asked for `what` is not one for that, but for what `path` does.
+pub fn not_meant(what: &str, path: &str) -> Error {
+    Error::invalid("model", format!("this model is not one for {what}: it is there for {path}"))
+        .code("unsupported_model")
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();

@@ -4,6 +4,7 @@
 pub mod chat;
 pub mod completion;
 mod constraint;
+pub mod embedding;
 mod envelope;
 mod error;
 mod fields;
@@ -15,7 +16,7 @@ mod usage;
 
 pub use constraint::Wanted;
 pub use envelope::{Envelope, finish_reason};
-pub use error::Error;
+pub use error::{Error, not_meant};
 pub use fields::Fields;
 pub use generation::Generation;
 pub use models::{Model, Models};

@@ -2,16 +2,21 @@
 
 use super::logits;
 use crate::engine::gguf::Gguf;
+use crate::engine::kernels::cpu::{Cpu, Isa};
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::{Batch, Model, Options};
 use crate::engine::tokenizer::{Special, Tokenizer};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-fn load(file: &str) -> (Model, Tokenizer) {
+fn open(file: &str) -> Arc<Gguf> {
     let folder = std::env::var_os("SOVEREIGN_TEST_MODELS").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/sovereign/test-models");
-    let gguf = Arc::new(Gguf::open(&folder.unwrap_or_else(home).join(file)).expect("run scripts/test-models.sh first"));
+    Arc::new(Gguf::open(&folder.unwrap_or_else(home).join(file)).expect("run `make models` first"))
+}
+
+fn load(file: &str) -> (Model, Tokenizer) {
+    let gguf = open(file);
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     (Model::load(gguf, Options::default()).unwrap(), tokenizer)
 }
@@ -62,4 +67,33 @@ fn gemma_270m() {
 fn qwen_coder_1_5b() {
     let prompt = "<|im_start|>user\nWhat is 2 + 2? Answer with the number only.<|im_end|>\n<|im_start|>assistant\n";
     check("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", prompt, false, "4");
+}
+
+/// Kullback and Leibler's divergence of the fast instructions' distributions from the plain ones': the mean over tokens.
+fn divergence(file: &str, text: &str) -> f64 {
+    let gguf = open(file);
+    let tokens = Tokenizer::from_gguf(&gguf).unwrap().encode(text, Special::Plain, true);
+    let [plain, fast] = [Isa::Scalar, Isa::detect()].map(|isa| {
+        let model = Model::on_cpu(&gguf, Cpu::with_isa(2, isa)).unwrap();
+        let logits = logits(&model, &mut model.cache(1, 128).unwrap(), 0, &tokens, tokens.len());
+        let rows = logits.chunks(model.hyper().vocabulary).map(|row| {
+            let total = row.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
+            row.iter().map(|&logit| f64::from(logit) - total).collect::<Vec<_>>()
+        });
+        rows.collect::<Vec<_>>()
+    });
+    let rows = plain.iter().zip(&fast);
+    let sum: f64 = rows.flat_map(|(p, q)| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q))).sum();
+    sum / plain.len() as f64
+}
+
+#[test]
+#[ignore = "the plain instructions take a minute: see `make parity`"]
+fn fast_instructions_give_the_plain_ones_distributions() {
+    const TEXT: &str = "Once upon a time, in a village by the sea, there lived an old engineer who repaired pumps.";
+    for file in ["gemma-3-270m-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"] {
+        let divergence = divergence(file, TEXT);
+        println!("{file}: {divergence:.2e}");
+        assert!((0.0..1e-4).contains(&divergence), "{file}: {divergence}");
+    }
 }
