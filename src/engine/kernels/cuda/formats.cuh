@@ -10,7 +10,7 @@
 #pragma once
 #include "common.cuh"
 
-enum Format { F16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K };
+enum Format { F16, Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K, NVFP4, MXFP4 };
 
 template <int format>
 struct Tile;
@@ -318,11 +318,104 @@ struct Tile<F16> {
     }
 };
 
+// Floats of 4 bits: a sign, two bits of exponent, one of mantissa. Put where a half has them, they are 2^-14 of what they
+// stand for, those too small to be normal included. The number of pair i of group h, four bits of each half of a word.
+template <int h, int i>
+DEVICE u32 tiny(u32 word) {
+    constexpr int at = 4 * h + 8 * i;
+    return merged<0x80008000>(shifted<12 - at>(word), shifted<9 - at>(word) & 0x0e000e00);
+}
+
+// NVIDIA's: a scale for each 16, a float of 8 bits without a sign. Put where a half has them, scales are 2^-8 of what they
+// stand for; times 2^15 they are as large as a half can be, so that their products with small numbers are not too small.
+template <>
+struct Tile<NVFP4> {
+    static constexpr int BYTES = 2304;
+    static constexpr bool minima = false, grouped = false;
+    const u8* at;
+    uint4 scales[2];
+    __device__ __forceinline__ void load(const u8* tile, int lane, int steps) {
+        at = tile + lane * 16;
+#pragma unroll
+        for (int r = 0; r < 2; r++) scales[r] = take16(tile + steps * 512 + (lane / 4 + 8 * r) * 16);
+    }
+    __device__ __forceinline__ void prepare(int lane) {
+        // A lane's columns of a group are all in its first or all in its second 16.
+        const u32 order = lane % 4 < 2 ? 0x6420 : 0x7531;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const uint4 v = scales[r];
+            scales[r].x = __byte_perm(v.x, v.y, order);
+            scales[r].y = __byte_perm(v.z, v.w, order);
+        }
+    }
+    __device__ __forceinline__ float d(int) const { return 128; }
+    __device__ __forceinline__ float dmin(int) const { return 0; }
+    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
+    template <int s, int h>
+    __device__ __forceinline__ void get(u32 (&a)[4], u32 (&b)[4], int) const {
+        constexpr int group = 2 * s + h;
+        const uint4 q = take16(at + s * 512);
+        const u32 w[2][2] = {{q.x, q.y}, {q.z, q.w}};
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const u32 word = group < 4 ? scales[r].x : scales[r].y;
+            const u32 small = __byte_perm(word, 0, 0x4040 + 0x101 * (group % 4)) << 7;
+            const half2 scale = __hmul2(halves(small), halves(0x78007800));
+            a[r] = bits(__hmul2(halves(tiny<h, 0>(w[r][0])), scale));
+            a[r + 2] = bits(__hmul2(halves(tiny<h, 1>(w[r][0])), scale));
+            b[r] = bits(__hmul2(halves(tiny<h, 0>(w[r][1])), scale));
+            b[r + 2] = bits(__hmul2(halves(tiny<h, 1>(w[r][1])), scale));
+        }
+    }
+};
+
+// 2^(exponent - 127)
+DEVICE float power_of_two(u32 exponent) { return __uint_as_float(exponent ? exponent << 23 : 0x00400000); }
+
+// The open standard's: a power of two for each 32.
+template <>
+struct Tile<MXFP4> {
+    static constexpr int BYTES = 2176;
+    static constexpr bool minima = false, grouped = true;
+    const u8* at;
+    uint2 scales[2];
+    __device__ __forceinline__ void load(const u8* tile, int lane, int steps) {
+        at = tile + lane * 16;
+#pragma unroll
+        for (int r = 0; r < 2; r++) scales[r] = *(const uint2*)(tile + steps * 512 + (lane / 4 + 8 * r) * 8);
+    }
+    __device__ __forceinline__ void prepare(int) {}
+    __device__ __forceinline__ float d(int) const { return 1; }
+    __device__ __forceinline__ float dmin(int) const { return 0; }
+    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
+    template <int s, int h>
+    __device__ __forceinline__ float group(int r) const {
+        constexpr int i = 2 * s + h;
+        const u32 exponent = (i < 4 ? scales[r].x : scales[r].y) >> (i % 4 * 8) & 255;
+        return 16384.f * power_of_two(exponent);
+    }
+    template <int s, int h>
+    __device__ __forceinline__ void get(u32 (&a)[4], u32 (&b)[4], int) const {
+        const uint4 q = take16(at + s * 512);
+        const u32 w[2][2] = {{q.x, q.y}, {q.z, q.w}};
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            a[r] = tiny<h, 0>(w[r][0]);
+            a[r + 2] = tiny<h, 1>(w[r][0]);
+            b[r] = tiny<h, 0>(w[r][1]);
+            b[r + 2] = tiny<h, 1>(w[r][1]);
+        }
+    }
+};
+
 // Bytes of a tile of so many steps.
 DEVICE int tile_bytes(int format, int steps) {
     switch (format) {
         case F16: return steps * 2048;
-        case Q4_0: return steps * 512 + 256;
+        case Q4_0:
+        case NVFP4: return steps * 512 + 256;
+        case MXFP4: return steps * 512 + 128;
         case Q5_0: return steps * 512 + 768;
         case Q8_0: return steps * 1024 + 256;
         case Q4_K: return 2304;

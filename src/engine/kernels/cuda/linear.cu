@@ -294,6 +294,8 @@ DEVICE void linear(const Linear& a) {
                     case Q8_0: multiply<Q8_0, N>(tile, mine, x, sum); break;
                     case Q4_K: multiply<Q4_K, N>(tile, 4, x, sum); break;
                     case Q5_K: multiply<Q5_K, N>(tile, 4, x, sum); break;
+                    case NVFP4: multiply<NVFP4, N>(tile, mine, x, sum); break;
+                    case MXFP4: multiply<MXFP4, N>(tile, mine, x, sum); break;
                     default: multiply<Q6_K, N>(tile, 4, x, sum); break;
                 }
             }

@@ -21,7 +21,7 @@ pub struct Matrix {
 }
 
 /// The formats that the kernels know.
-pub(super) const FORMATS: [Format; 9] = [
+pub(super) const FORMATS: [Format; 11] = [
     Format::F32,
     Format::F16,
     Format::BF16,
@@ -31,6 +31,8 @@ pub(super) const FORMATS: [Format; 9] = [
     Format::Q4K,
     Format::Q5K,
     Format::Q6K,
+    Format::NVFP4,
+    Format::MXFP4,
 ];
 
 fn unknown(format: Format) -> ! {
@@ -47,6 +49,8 @@ pub(super) fn number(format: Format) -> i32 {
         Format::Q4K => 4,
         Format::Q5K => 5,
         Format::Q6K => 6,
+        Format::NVFP4 => 7,
+        Format::MXFP4 => 8,
         _ => unknown(format),
     }
 }
@@ -60,7 +64,8 @@ pub(super) fn raw_number(format: Format) -> i32 {
 pub(super) fn tile_bytes(format: Format, steps: usize) -> usize {
     match format {
         Format::F32 | Format::F16 | Format::BF16 => steps * 2048,
-        Format::Q4_0 => steps * 512 + 256,
+        Format::Q4_0 | Format::NVFP4 => steps * 512 + 256,
+        Format::MXFP4 => steps * 512 + 128,
         Format::Q5_0 => steps * 512 + 768,
         Format::Q8_0 => steps * 1024 + 256,
         Format::Q4K => 2304,

@@ -2,7 +2,7 @@
 #include "formats.cuh"
 
 // The formats of files.
-enum Raw { RAW_F32, RAW_F16, RAW_BF16, RAW_Q4_0, RAW_Q5_0, RAW_Q8_0, RAW_Q4_K, RAW_Q5_K, RAW_Q6_K };
+enum Raw { RAW_F32, RAW_F16, RAW_BF16, RAW_Q4_0, RAW_Q5_0, RAW_Q8_0, RAW_Q4_K, RAW_Q5_K, RAW_Q6_K, RAW_NVFP4, RAW_MXFP4 };
 
 DEVICE float raw_half(const u8* p) { return __half2float(__ushort_as_half((u16)(p[0] | p[1] << 8))); }
 
@@ -31,12 +31,27 @@ DEVICE u32 raw_quant(int raw, const u8* row, size_t k) {
             const u8* b = row + k / 256 * 176;
             return (b[48 + g / 2 * 32 + i] >> (g % 2 * 4) & 15) | (b[16 + i] >> g & 1) << 4;
         }
+        case RAW_NVFP4: return row[k / 64 * 36 + 4 + k % 64 / 16 * 8 + k % 8] >> (k / 8 % 2 * 4) & 15;
+        case RAW_MXFP4: return row[k / 32 * 17 + 1 + i % 16] >> (i / 16 * 4) & 15;
         default: {  // Q6_K
             const u8* b = row + k / 256 * 210;
             const int half = j / 128, at = j % 128;
             return (b[half * 64 + at % 64] >> (at / 64 * 4) & 15) | (b[128 + half * 32 + at % 32] >> (at / 32 * 2) & 3) << 4;
         }
     }
+}
+
+// NVFP4's scale of the 16 columns around k, as it lies on the device: what is no number counts as zero.
+DEVICE u8 raw_scale(const u8* row, size_t k) {
+    const u8 scale = row[k / 64 * 36 + k % 64 / 16] & 0x7f;
+    return scale == 0x7f ? 0 : scale;
+}
+
+// A float of 4 bits.
+DEVICE float raw_tiny(u32 q) {
+    const int exponent = q >> 1 & 3, mantissa = q & 1;
+    const float x = exponent ? (2 + mantissa) * (1 << exponent) * 0.25f : mantissa * 0.5f;
+    return q & 8 ? -x : x;
 }
 
 DEVICE float raw_value(int raw, const u8* row, size_t k) {
@@ -48,6 +63,11 @@ DEVICE float raw_value(int raw, const u8* row, size_t k) {
         case RAW_Q4_0: return raw_half(row + k / 32 * 18) * ((int)raw_quant(raw, row, k) - 8);
         case RAW_Q5_0: return raw_half(row + k / 32 * 22) * ((int)raw_quant(raw, row, k) - 16);
         case RAW_Q8_0: return raw_half(row + k / 32 * 34) * ((int)raw_quant(raw, row, k) - 128);
+        case RAW_NVFP4: {
+            const float scale = 256 * __half2float(__ushort_as_half((u16)(raw_scale(row, k) << 7)));
+            return scale * raw_tiny(raw_quant(raw, row, k));
+        }
+        case RAW_MXFP4: return power_of_two(row[k / 32 * 17]) * raw_tiny(raw_quant(raw, row, k));
         case RAW_Q6_K: {
             const u8* b = row + k / 256 * 210;
             return raw_half(b + 208) * (signed char)b[192 + k % 256 / 16] * ((int)raw_quant(raw, row, k) - 32);
@@ -116,11 +136,17 @@ DEVICE void repack_tile(const u8* source, size_t row_bytes, int raw, int rows, i
     if (fifths)  // steps that aren't there
         for (int s = steps; s < 4; s++) *(u32*)(out + steps * 512 + lane * 16 + s * 4) = 0;
 #pragma unroll 1
-    for (int i = lane; i < 256; i += 32) {
-        const int r = i / 16, byte = i % 16;
+    for (int i = lane; i < (format == MXFP4 ? 128 : 256); i += 32) {
+        const int r = format == MXFP4 ? i / 8 : i / 16, byte = format == MXFP4 ? i % 8 : i % 16;
         const bool there = strip * 16 + r < rows;
         u8 x = 0;
-        if constexpr (T::grouped && !T::minima) {
+        if constexpr (format == NVFP4) {
+            const size_t k = first + byte * 16;
+            if (there && k < columns) x = raw_scale(row(r), k);
+        } else if constexpr (format == MXFP4) {
+            const size_t k = first + byte * 32;
+            if (there && k < columns) x = row(r)[k / 32 * 17];
+        } else if constexpr (T::grouped && !T::minima) {
             const size_t k = first + byte / 2 * 32;
             const int block = format == Q4_0 ? 18 : format == Q5_0 ? 22 : 34;
             if (there && k < columns) x = row(r)[k / 32 * block + byte % 2];
@@ -146,7 +172,7 @@ KERNEL repack(const u8* source, u64 row_bytes, int raw, int format, int rows, in
         for (int tile = threadIdx.x / 32; tile < (columns + 255) / 256; tile += warps)                              \
             repack_tile<F>(source, row_bytes, raw, rows, columns, strip, tile, out + strip * strip_bytes(F, columns) + (size_t)tile * Tile<F>::BYTES); \
         break;
-    switch (format) { CASE(F16) CASE(Q4_0) CASE(Q5_0) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K) }
+    switch (format) { CASE(F16) CASE(Q4_0) CASE(Q5_0) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K) CASE(NVFP4) CASE(MXFP4) }
 #undef CASE
 }
 
@@ -206,6 +232,6 @@ KERNEL __launch_bounds__(256) expand(const u8* weights, int format, int columns,
     const Activations to = {out, (int)gridDim.x * 16, chunks, 16};
 #define CASE(F) \
     case F: return expand_strip<F>(weights + blockIdx.x * strip_bytes(F, columns), columns, chunks, blockIdx.x, to);
-    switch (format) { CASE(F16) CASE(Q4_0) CASE(Q5_0) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K) }
+    switch (format) { CASE(F16) CASE(Q4_0) CASE(Q5_0) CASE(Q8_0) CASE(Q4_K) CASE(Q5_K) CASE(Q6_K) CASE(NVFP4) CASE(MXFP4) }
 #undef CASE
 }

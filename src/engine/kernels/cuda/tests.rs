@@ -145,9 +145,8 @@ proptest! {
         let Some(cuda) = cuda() else { return Ok(()) };
         for format in matrix::FORMATS {
             let cols = match format.block_len() {
-                256 => 256 * blocks.div_ceil(8),
-                32 => 32 * blocks,
-                _ => 19 * blocks,
+                1 => 19 * blocks,
+                len => (32 * blocks).next_multiple_of(len),
             };
             product(cuda, format, rows, cols, count, seed)?;
         }
