@@ -41,7 +41,7 @@ impl Subject {
     pub fn load(path: &Path, device: Device, threads: Option<usize>) -> Result<Subject, Error> {
         let gguf = Arc::new(Gguf::open(path)?);
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let model = Model::load(gguf.clone(), Options { device, threads })?;
+        let model = Model::load(gguf.clone(), Options { device, threads, ..Options::default() })?;
         Ok(Subject { gguf, tokenizer, model })
     }
 }

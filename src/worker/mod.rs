@@ -77,7 +77,10 @@ impl Worker {
         let footprint = Footprint::of(&gguf);
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
-        let model = Model::load(gguf, model::Options { device: options.device, threads: options.threads })?;
+        let model = Model::load(
+            gguf,
+            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
+        )?;
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

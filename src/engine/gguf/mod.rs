@@ -186,6 +186,16 @@ impl Gguf {
     pub fn maps(&self) -> Vec<&Mmap> {
         self.store.maps()
     }
+
+    /// Has bytes of tensors mapped, waiting until they have been read: faster than page by page.
+    pub fn fetch(&self, bytes: &[u8]) {
+        store::fetch(&self.maps(), bytes);
+    }
+
+    /// Lets go of the memory that bytes of tensors take, until they are read again.
+    pub fn forget_bytes(&self, bytes: &[u8]) {
+        store::forget(&self.maps(), bytes);
+    }
 }
 
 impl Deref for Gguf {

@@ -57,14 +57,24 @@ impl Store for Files {
 /// Lets go of the pages that hold `bytes`, where they lie within one of the mappings: they are read again when they are
 /// needed again.
 pub(super) fn forget(maps: &[&Mmap], bytes: &[u8]) {
-    let range = bytes.as_ptr_range();
-    for map in maps {
-        let within = map.as_ptr_range();
-        if within.start <= range.start && range.end <= within.end {
-            let start = range.start as usize - within.start as usize;
-            // SAFETY: the mapping is of a file, shared with it and never written to: its pages come back as they were.
-            // It is advice: who does not take it keeps the pages.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
-        }
+    let Some((map, start)) = lying(maps, bytes) else { return };
+    // SAFETY: the mapping is of a file, shared with it and never written to: its pages come back as they were.
+    // It is advice: who does not take it keeps the pages.
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, bytes.len()) };
+}
+
+/// Maps the pages that hold `bytes`, where they lie within one of the mappings, all at once.
+pub(super) fn fetch(maps: &[&Mmap], bytes: &[u8]) {
+    #[cfg(target_os = "linux")]
+    if let Some((map, start)) = lying(maps, bytes) {
+        // It is advice: where the system does not take it, reading does the same more slowly.
+        let _ = map.advise_range(memmap2::Advice::PopulateRead, start, bytes.len());
     }
+}
+
+/// The mapping that holds `bytes`, if one does, and where it holds them.
+fn lying<'a>(maps: &[&'a Mmap], bytes: &[u8]) -> Option<(&'a Mmap, usize)> {
+    let range = bytes.as_ptr_range();
+    let holds = |map: &&&Mmap| map.as_ptr_range().start <= range.start && range.end <= map.as_ptr_range().end;
+    maps.iter().find(holds).map(|map| (*map, range.start as usize - map.as_ptr() as usize))
 }

@@ -10,10 +10,22 @@ pub mod encoder;
 
 use super::blocks;
 use super::quant::Format;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of weights where they lie, such as in a mapped file.
-pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type Weights = Arc<dyn Bytes>;
+
+/// Bytes that lie somewhere.
+pub trait Bytes: AsRef<[u8]> + Send + Sync {
+    /// That range is read next: what is mapped had better be in memory.
+    fn fetch(&self, _range: Range<usize>) {}
+
+    /// That range isn't read for a while: what is mapped needs to occupy no memory.
+    fn forget(&self, _range: Range<usize>) {}
+}
+
+impl Bytes for Vec<u8> {}
 
 /// The memory that something needs is not to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

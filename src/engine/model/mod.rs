@@ -37,7 +37,7 @@ pub(super) use workspace::WorkspaceBytes;
 use super::Error;
 use super::blocks::Blocks;
 use super::gguf::{Gguf, Header};
-use super::kernels::cpu::{Cpu, physical_cores};
+use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::Cuda;
 use super::kernels::{CacheShape, Kernels, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
@@ -68,6 +68,8 @@ pub struct Options {
     pub device: Device,
     /// Threads to compute with on the processor; as many as there are physical cores unless said.
     pub threads: Option<usize>,
+    /// Instructions of the processor to compute with; the best that it has unless said.
+    pub isa: Option<Isa>,
 }
 
 /// A model that answers.
@@ -149,13 +151,16 @@ impl<M, V> Network<M, V> {
 }
 
 impl Model {
-    /// Loads the model of a file. On a processor its weights stay mapped; they are read once, so that they are in memory.
+    /// Loads the model of a file. All weights are read, so that they are in memory.
     ///
     /// # Errors
     /// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
     pub fn load(gguf: Arc<Gguf>, options: Options) -> Result<Model, Error> {
         match options.device {
-            Device::Cpu => Model::on_cpu(&gguf, Cpu::new(options.threads.unwrap_or_else(physical_cores))),
+            Device::Cpu => {
+                let isa = options.isa.unwrap_or_else(Isa::detect);
+                Model::on_cpu(&gguf, Cpu::with_isa(options.threads.unwrap_or_else(physical_cores), isa))
+            }
             Device::Cuda(ordinal) => {
                 let (hyper, _) = checked(&gguf)?;
                 let name = hyper.architecture.name();
@@ -173,9 +178,12 @@ impl Model {
     /// Loads the model of a file onto this processor.
     fn on_cpu(gguf: &Arc<Gguf>, cpu: Cpu) -> Result<Model, Error> {
         let (hyper, _) = checked(gguf)?;
+        for map in gguf.maps() {
+            // Advice, so that the disk reads ahead: where the system does not take it, all is read more slowly.
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
         let encoder = Encoder::load(&mut Loader::new(gguf, &cpu), &hyper)?;
         let network = Network::load(&mut Loader::new(gguf, &cpu), &hyper)?;
-        warm(gguf, &cpu);
         let loaded = match (encoder, network) {
             (Some(encoder), _) => Loaded::Encoder(Box::new(embedder::OnCpu { kernels: cpu, encoder })),
             (None, Some(network)) => Loaded::Cpu(Box::new(On { kernels: cpu, network })),
@@ -349,21 +357,5 @@ fn step<'a>(entries: &[Entry], tables: &'a [Vec<u32>]) -> Step<'a> {
         positions: entries.iter().map(|entry| entry.position).collect(),
         wanted: (0..entries.len()).filter(|&row| entries[row].wants_logits).collect(),
         tables,
-    }
-}
-
-/// Reads all weights into the page cache, so that the first answer doesn't wait for the disk.
-fn warm(gguf: &Gguf, kernels: &Cpu) {
-    const PAGE: usize = 4096;
-    const STRETCH: usize = 8 << 20;
-    for bytes in gguf.maps() {
-        // Both are advice: where the system does not take it, reading below does the same more slowly.
-        let _ = bytes.advise(memmap2::Advice::WillNeed);
-        kernels.pool().run(bytes.len().div_ceil(STRETCH), |stretch| {
-            let from = stretch * STRETCH;
-            for at in (from..bytes.len().min(from + STRETCH)).step_by(PAGE) {
-                std::hint::black_box(bytes[at]);
-            }
-        });
     }
 }

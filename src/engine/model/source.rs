@@ -4,7 +4,7 @@
 
 use crate::engine::Error;
 use crate::engine::gguf::{Gguf, Header, Kind, Tensor};
-use crate::engine::kernels::{Kernels, OutOfMemory, Weights};
+use crate::engine::kernels::{self, Kernels, OutOfMemory, Weights};
 use crate::engine::quant::Format;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -210,10 +210,30 @@ impl AsRef<[u8]> for Lying {
     }
 }
 
+impl kernels::Bytes for Lying {
+    fn fetch(&self, range: Range<usize>) {
+        self.gguf.fetch(&self.as_ref()[range]);
+    }
+
+    fn forget(&self, range: Range<usize>) {
+        self.gguf.forget_bytes(&self.as_ref()[range]);
+    }
+}
+
 /// Some of a tensor's bytes.
 struct Part {
     whole: Weights,
     range: Range<usize>,
+}
+
+impl kernels::Bytes for Part {
+    fn fetch(&self, range: Range<usize>) {
+        self.whole.fetch(self.range.start + range.start..self.range.start + range.end);
+    }
+
+    fn forget(&self, range: Range<usize>) {
+        self.whole.forget(self.range.start + range.start..self.range.start + range.end);
+    }
 }
 
 impl AsRef<[u8]> for Part {

@@ -20,7 +20,7 @@ fn products() {
             let bytes = ggml(format.kind().name());
             let rows = bytes.len() / format.row_bytes(256);
             let bytes = &bytes[..rows * format.row_bytes(256)];
-            for isa in [Isa::Scalar, Isa::detect()] {
+            for isa in Isa::all() {
                 let cpu = Cpu::with_isa(1, isa);
                 let matrix = cpu.matrix(Arc::new(bytes.to_vec()), format, rows, 256).unwrap();
                 let mut out = cpu.buffer(rows).unwrap();

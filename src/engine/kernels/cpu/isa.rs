@@ -3,16 +3,22 @@ use crate::engine::quant::{self, X8_0, X8K};
 use half::f16;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2::Avx2;
+use super::{avx2::Avx2, strips};
 
 /// Instructions to compute with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
     /// What every processor has: the reference.
     Scalar,
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// The same, and AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(Avx2),
+    /// The same, and AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx2),
 }
 
 /// Calls the function of this name for the instructions.
@@ -21,19 +27,59 @@ macro_rules! with_isa {
         match $isa {
             Isa::Scalar => scalar::$function($($argument),*),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) => avx2.$function($($argument),*),
+            Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.$function($($argument),*),
         }
     };
 }
 
 impl Isa {
-    /// The best that this processor has.
-    pub fn detect() -> Isa {
+    /// All that this processor has, the best last.
+    pub fn all() -> Vec<Isa> {
+        let mut all = vec![Isa::Scalar];
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = Avx2::detect() {
-            return Isa::Avx2(avx2);
+            all.push(Isa::Avx2(avx2));
+            if is_x86_feature_detected!("avxvnni") {
+                all.push(Isa::AvxVnni(avx2));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Isa::Avx512(avx2));
+            }
         }
-        Isa::Scalar
+        all
+    }
+
+    /// The best that this processor has.
+    pub fn detect() -> Isa {
+        Isa::all().pop().unwrap_or(Isa::Scalar)
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => "avx512",
+        }
+    }
+
+    /// What matrices in strips are multiplied with.
+    #[cfg(target_arch = "x86_64")]
+    pub fn of_strips(self) -> Option<strips::Instructions> {
+        match self {
+            Isa::Scalar => None,
+            Isa::Avx2(_) => Some(strips::Instructions::Avx2),
+            Isa::AvxVnni(_) => Some(strips::Instructions::AvxVnni),
+            Isa::Avx512(_) => Some(strips::Instructions::Avx512),
+        }
     }
 
     /// Quantises a row of activations.
@@ -41,7 +87,7 @@ impl Isa {
         match self {
             Isa::Scalar => quant::quantise(x, out),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) => avx2.quantise_x8_0(x, out),
+            Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.quantise_x8_0(x, out),
         }
     }
 
@@ -50,7 +96,7 @@ impl Isa {
         match self {
             Isa::Scalar => quant::quantise(x, out),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) => avx2.quantise_x8_k(x, out),
+            Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.quantise_x8_k(x, out),
         }
     }
 

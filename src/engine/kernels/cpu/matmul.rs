@@ -3,39 +3,86 @@
 //! Activations are quantised once, as each format wants them. Threads claim panels of rows; within a panel a row is
 //! unpacked once for [`COLUMNS`] columns, and the panel goes over few enough columns at a time that both stay in the cache.
 
-use super::{Isa, Parts, Pool, Product, Weights, scalar};
+use super::{Isa, OutOfMemory, Parts, Pool, Product, Weights, scalar};
 use crate::engine::kernels::cpu::Cpu;
 use crate::engine::quant::{self, Activation, Block, Format, X8_0, X8K, with_block};
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
-use super::avx2::{Avx2, Dot};
+use super::{
+    avx2::{Avx2, Dot},
+    strips::{self, Strips, X32, X256},
+};
 
 /// Columns that a row meets while it is unpacked in registers.
 const COLUMNS: usize = 4;
 /// Columns that a panel goes over at a time.
 const STRIP: usize = 16;
+/// Columns that a matrix in strips is read for as it goes.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 8;
 /// Bytes of a panel of rows: enough that claiming it costs nothing, few enough for a core's own cache.
-const PANEL_BYTES: usize = 32 << 10;
+const PANEL_BYTES: usize = 128 << 10;
 
-/// A matrix whose weights stay where they lie.
+/// A matrix.
 pub struct Matrix {
-    weights: Weights,
-    format: Format,
-    rows: usize,
-    cols: usize,
+    held: Held,
     /// What all weights are multiplied with.
     scale: f32,
 }
 
+/// The weights of a matrix.
+enum Held {
+    /// Whose weights stay where they lie.
+    Rows(Rows),
+    /// Whose weights are laid out anew.
+    #[cfg(target_arch = "x86_64")]
+    Strips(Strips),
+}
+
+/// Weights where they lie, row by row.
+struct Rows {
+    weights: Weights,
+    format: Format,
+    rows: usize,
+    cols: usize,
+}
+
 impl Matrix {
-    /// Of `rows` times `cols` weights, row by row.
+    /// Of `rows` times `cols` weights, row by row; laid out anew where `isa` multiplies their format so.
+    ///
+    /// # Errors
+    /// The system grants no memory for that.
     ///
     /// # Panics
     /// Where there are fewer weights; who reads a file has checked that.
-    pub fn new(weights: Weights, format: Format, rows: usize, cols: usize) -> Matrix {
+    pub fn new(
+        pool: &Pool,
+        isa: Isa,
+        weights: Weights,
+        format: Format,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Matrix, OutOfMemory> {
+        #[cfg(target_arch = "x86_64")]
+        if isa.of_strips().is_some()
+            && let Some(strips) = Strips::pack(pool, &weights, format, rows, cols)?
+        {
+            return Ok(Matrix { held: Held::Strips(strips), scale: 1.0 });
+        }
+        weights.fetch(0..rows * format.row_bytes(cols));
+        Ok(Matrix::in_place(weights, format, rows, cols))
+    }
+
+    /// The same where they lie.
+    ///
+    /// # Panics
+    /// Where there are fewer weights; who reads a file has checked that.
+    pub fn in_place(weights: Weights, format: Format, rows: usize, cols: usize) -> Matrix {
         assert_eq!(cols % format.block_len(), 0);
         assert!((*weights).as_ref().len() >= rows * format.row_bytes(cols));
-        Matrix { weights, format, rows, cols, scale: 1.0 }
+        Matrix { held: Held::Rows(Rows { weights, format, rows, cols }), scale: 1.0 }
     }
 
     /// The same with all weights multiplied.
@@ -45,22 +92,52 @@ impl Matrix {
 
     /// Out features.
     pub fn rows(&self) -> usize {
-        self.rows
+        match &self.held {
+            Held::Rows(rows) => rows.rows,
+            #[cfg(target_arch = "x86_64")]
+            Held::Strips(strips) => strips.rows(),
+        }
     }
 
     /// In features.
     pub fn cols(&self) -> usize {
-        self.cols
+        match &self.held {
+            Held::Rows(rows) => rows.cols,
+            #[cfg(target_arch = "x86_64")]
+            Held::Strips(strips) => strips.cols(),
+        }
     }
 
     /// Writes a row's weights to `out`.
     pub fn dequantise(&self, row: usize, out: &mut [f32]) {
-        self.format.dequantise(self.bytes(row, 1), out);
+        match &self.held {
+            Held::Rows(rows) => rows.format.dequantise(rows.bytes(row, 1), out),
+            #[cfg(target_arch = "x86_64")]
+            Held::Strips(strips) => strips.dequantise(row, out),
+        }
         if self.scale != 1.0 {
             out.iter_mut().for_each(|weight| *weight *= self.scale);
         }
     }
 
+    /// Rows or strips that a thread claims at once, and how many there are, for products with `columns` columns.
+    fn units(&self, threads: usize, columns: usize) -> (usize, usize) {
+        let fair = |units: usize| units.div_ceil(4 * threads).max(1);
+        match &self.held {
+            Held::Rows(Rows { format, rows, cols, .. }) => {
+                ((PANEL_BYTES / format.row_bytes(*cols).max(1)).clamp(1, fair(*rows)), *rows)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Held::Strips(strips) => {
+                let count = strips.count();
+                let worth = if columns > FEW { strips::STRIPS } else { PANEL_BYTES / strips.strip_bytes().max(1) };
+                (worth.clamp(1, fair(count)), count)
+            }
+        }
+    }
+}
+
+impl Rows {
     fn bytes(&self, row: usize, rows: usize) -> &[u8] {
         let row_bytes = self.format.row_bytes(self.cols);
         &(*self.weights).as_ref()[row * row_bytes..(row + rows) * row_bytes]
@@ -70,36 +147,60 @@ impl Matrix {
 /// The activations of a product, quantised as the matrices want them.
 #[derive(Default)]
 pub struct Columns {
+    /// [columns, blocks]
     x8_0: Vec<X8_0>,
+    /// [columns, blocks]
     x8_k: Vec<X8K>,
+    /// [blocks, stride]
+    #[cfg(target_arch = "x86_64")]
+    x32: Vec<X32>,
+    /// [blocks, stride]
+    #[cfg(target_arch = "x86_64")]
+    x256: Vec<X256>,
 }
 
 impl Columns {
     /// Bytes for `rows` rows of `cols` activations in every form.
     pub fn bytes(rows: usize, cols: usize) -> u64 {
-        let x8_0 = cols.div_ceil(X8_0::LEN) * size_of::<X8_0>();
-        let x8_k = cols.div_ceil(X8K::LEN) * size_of::<X8K>();
-        rows as u64 * (x8_0 + x8_k) as u64
+        let x8_0 = cols.div_ceil(X8_0::LEN) * (size_of::<X8_0>() + 8);
+        let x8_k = cols.div_ceil(X8K::LEN) * (size_of::<X8K>() + 16);
+        2 * rows as u64 * (x8_0 + x8_k) as u64
     }
 
-    /// Quantises `x` as `formats` want it.
-    fn fill(&mut self, pool: &Pool, isa: Isa, x: &[f32], cols: usize, formats: impl Iterator<Item = Format>) {
-        let (mut x8_0, mut x8_k) = (false, false);
-        for format in formats {
-            match format {
-                Format::F32 | Format::F16 | Format::BF16 => {}
-                Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => x8_0 = true,
-                Format::IQ4NL | Format::MXFP4 | Format::NVFP4 => x8_0 = true,
-                Format::Q2K | Format::Q3K | Format::Q4K | Format::Q5K | Format::Q6K | Format::IQ4XS => x8_k = true,
-            }
-        }
-        if x8_0 {
+    /// Quantises `x` as the matrices want it.
+    fn fill(&mut self, pool: &Pool, isa: Isa, x: &[f32], cols: usize, products: &[Product<'_, Cpu>]) {
+        let wanted = |in_rows: bool, short: bool| {
+            products.iter().any(|product| match &product.matrix.held {
+                Held::Rows(rows) => in_rows && is_short(rows.format) == Some(short),
+                #[cfg(target_arch = "x86_64")]
+                Held::Strips(strips) => !in_rows && is_short(strips.format()) == Some(short),
+            })
+        };
+        if wanted(true, true) {
             fill(pool, &mut self.x8_0, x, cols, X8_0 { d: 0.0, qs: [0; 32] }, |x, out| isa.quantise_x8_0(x, out));
         }
-        if x8_k {
+        if wanted(true, false) {
             let zero = X8K { d: 0.0, qs: [0; 256], sums: [0; 16] };
             fill(pool, &mut self.x8_k, x, cols, zero, |x, out| isa.quantise_x8_k(x, out));
         }
+        #[cfg(target_arch = "x86_64")]
+        if wanted(false, true) {
+            fill_strips(pool, &mut self.x32, x, cols, |x, out| isa.quantise_x8_0(x, std::slice::from_mut(out)));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if wanted(false, false) {
+            fill_strips(pool, &mut self.x256, x, cols, |x, out| isa.quantise_x8_k(x, std::slice::from_mut(out)));
+        }
+    }
+}
+
+/// Whether a format's blocks meet activations in blocks of 32; `None` where they meet floats.
+fn is_short(format: Format) -> Option<bool> {
+    match format {
+        Format::F32 | Format::F16 | Format::BF16 => None,
+        Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => Some(true),
+        Format::IQ4NL | Format::MXFP4 | Format::NVFP4 => Some(true),
+        Format::Q2K | Format::Q3K | Format::Q4K | Format::Q5K | Format::Q6K | Format::IQ4XS => Some(false),
     }
 }
 
@@ -121,6 +222,32 @@ fn fill<X: Activation>(
         // SAFETY: a row belongs to one task, and a task runs once.
         let out = unsafe { parts.range(row * blocks, blocks) };
         quantise(&x[row * cols..(row + 1) * cols], out);
+    });
+}
+
+/// The same, all columns of a block side by side.
+#[cfg(target_arch = "x86_64")]
+fn fill_strips<X: strips::Column>(
+    pool: &Pool,
+    out: &mut Vec<X>,
+    x: &[f32],
+    cols: usize,
+    quantise: impl Fn(&[f32], &mut X::Plain) + Sync,
+) {
+    let len = X::Plain::LEN;
+    let (columns, blocks) = (x.len() / cols, cols / len);
+    let stride = strips::stride(columns);
+    if out.len() < stride * blocks {
+        out.resize(stride * blocks, X::ZERO);
+    }
+    let parts = Parts::new(out);
+    pool.run(columns, |column| {
+        for (block, x) in x[column * cols..(column + 1) * cols].chunks_exact(len).enumerate() {
+            let mut plain = X::PLAIN_ZERO;
+            quantise(x, &mut plain);
+            // SAFETY: a column belongs to one task, and a task runs once.
+            unsafe { parts.write(block * stride + column, X::of(&plain)) };
+        }
     });
 }
 
@@ -175,58 +302,90 @@ impl<B: Dot> Lane<B> for Avx2 {
     }
 }
 
-/// Rows that a thread claims at once.
-struct Panel {
-    product: usize,
-    first: usize,
-    rows: usize,
+/// Products that are computed together; more take turns.
+const TOGETHER: usize = 4;
+
+/// A product, cut into tasks.
+struct Work<'a> {
+    matrix: &'a Matrix,
+    bias: Option<&'a [f32]>,
+    out: Parts<'a, f32>,
+    /// Rows or strips of a task.
+    at_once: usize,
+    /// Of all tasks.
+    units: usize,
+}
+
+impl Work<'_> {
+    fn tasks(&self) -> usize {
+        self.units.div_ceil(self.at_once)
+    }
+
+    fn range(&self, task: usize) -> Range<usize> {
+        task * self.at_once..self.units.min((task + 1) * self.at_once)
+    }
 }
 
 /// `out[row] = matrix * x[row] + bias` for each product.
 pub fn matmul(pool: &Pool, isa: Isa, columns: &mut Columns, x: &[f32], rows: usize, products: &mut [Product<'_, Cpu>]) {
-    let Some(cols) = products.first().map(|product| product.matrix.cols) else { return };
+    let Some(cols) = products.first().map(|product| product.matrix.cols()) else { return };
     let x = &x[..rows * cols];
-    columns.fill(pool, isa, x, cols, products.iter().map(|product| product.matrix.format));
-    let columns = &*columns;
-
-    let panels = panels(products, pool.threads());
-    let parts: Vec<_> = products
-        .iter_mut()
-        .map(|product| (product.matrix, product.bias, Parts::new(&mut product.out[..rows * product.matrix.rows])))
-        .collect();
-    pool.run(panels.len(), |task| {
-        let panel = &panels[task];
-        let (matrix, bias, out) = &parts[panel.product];
-        with_block!(matrix.format, B => {
-            let weights = quant::blocks::<B>(matrix.bytes(panel.first, panel.rows));
-            let x = <<B as Block>::X as Form>::of(columns, x);
-            let write = |row: usize, column: usize, value: f32| {
-                let row = panel.first + row;
-                // SAFETY: a row belongs to one panel, a panel to one task, and a task runs once.
-                unsafe { out.write(column * matrix.rows + row, value * matrix.scale + bias.map_or(0.0, |bias| bias[row])) };
-            };
-            match isa {
-                Isa::Scalar => multiply::<B, _>(Scalar, weights, panel.rows, x, rows, write),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2(avx2) => multiply::<B, _>(avx2, weights, panel.rows, x, rows, write),
+    columns.fill(pool, isa, x, cols, products);
+    for products in products.chunks_mut(TOGETHER) {
+        let mut products = products.iter_mut();
+        let work: [Option<Work<'_>>; TOGETHER] = std::array::from_fn(|_| {
+            let Product { matrix, bias, out } = products.next()?;
+            let (at_once, units) = matrix.units(pool.threads(), rows);
+            let out = Parts::new(&mut out[..rows * matrix.rows()]);
+            Some(Work { matrix, bias: bias.map(Vec::as_slice), out, at_once, units })
+        });
+        let tasks = work.iter().flatten().map(Work::tasks).sum();
+        pool.run(tasks, |mut task| {
+            for work in work.iter().flatten() {
+                if task < work.tasks() {
+                    return multiply_part(isa, columns, x, rows, work, work.range(task));
+                }
+                task -= work.tasks();
             }
         });
-    });
+    }
 }
 
-/// The rows of all products, cut into panels.
-fn panels(products: &[Product<'_, Cpu>], threads: usize) -> Vec<Panel> {
-    let mut panels = Vec::new();
-    for (product, Product { matrix, .. }) in products.iter().enumerate() {
-        let fair = matrix.rows.div_ceil(4 * threads);
-        let at_once = (PANEL_BYTES / matrix.format.row_bytes(matrix.cols).max(1)).clamp(1, fair.max(1));
-        panels.extend((0..matrix.rows).step_by(at_once).map(|first| Panel {
-            product,
-            first,
-            rows: at_once.min(matrix.rows - first),
-        }));
+/// The products of some rows or strips of a matrix with all columns.
+fn multiply_part(isa: Isa, columns: &Columns, x: &[f32], count: usize, work: &Work<'_>, part: Range<usize>) {
+    match &work.matrix.held {
+        Held::Rows(matrix) => with_block!(matrix.format, B => {
+            let weights = quant::blocks::<B>(matrix.bytes(part.start, part.len()));
+            let x = <<B as Block>::X as Form>::of(columns, x);
+            let write = |row: usize, column: usize, value: f32| {
+                let row = part.start + row;
+                let bias = work.bias.map_or(0.0, |bias| bias[row]);
+                // SAFETY: a row belongs to one task, and a task runs once.
+                unsafe { work.out.write(column * matrix.rows + row, value * work.matrix.scale + bias) };
+            };
+            match isa {
+                Isa::Scalar => multiply::<B, _>(Scalar, weights, part.len(), x, count, write),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => {
+                    multiply::<B, _>(avx2, weights, part.len(), x, count, write);
+                }
+            }
+        }),
+        #[cfg(target_arch = "x86_64")]
+        Held::Strips(matrix) => {
+            let Some(instructions) = isa.of_strips() else { return };
+            matrix.multiply(instructions, part, (&columns.x32, &columns.x256), count, |row, column, values| {
+                // SAFETY: a strip's rows belong to one task, and a task runs once.
+                let out = unsafe { work.out.range(column * matrix.rows() + row, values.len()) };
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = value * work.matrix.scale;
+                }
+                if let Some(bias) = work.bias {
+                    out.iter_mut().zip(&bias[row..]).for_each(|(out, bias)| *out += bias);
+                }
+            });
+        }
     }
-    panels
 }
 
 /// The products of a panel of rows with `count` columns of activations.

@@ -1,4 +1,5 @@
-//! The processor: weights stay in the mapped file, a pool of threads shares the rows.
+//! The processor: a pool of threads shares the rows of weights. Those that are quantised are laid out anew for its vector
+//! instructions; others stay in the mapped file.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -10,6 +11,8 @@ mod matmul;
 mod parts;
 mod pool;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod strips;
 
 #[cfg(test)]
 mod extremes;
@@ -119,7 +122,12 @@ impl Kernels for Cpu {
     }
 
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
-        Ok(Matrix::new(weights, format, rows, cols))
+        Matrix::new(&self.pool, self.isa, weights, format, rows, cols)
+    }
+
+    fn table(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
+        // Few of its rows are ever looked up.
+        Ok(Matrix::in_place(weights, format, rows, cols))
     }
 
     fn scaled(&self, matrix: Matrix, by: f32) -> Matrix {

@@ -56,14 +56,49 @@ proptest! {
 
     #[test]
     fn products(seed in any::<u64>(), rows in 16_usize..40, blocks in 1_usize..4, count in 1_usize..20) {
-        let (plain, fast) = (Cpu::with_isa(1, Isa::Scalar), Cpu::new(2));
+        let plain = Cpu::with_isa(1, Isa::Scalar);
         for &format in Format::ALL {
             let (reference, expected) = product(&plain, format, rows, 256 * blocks, count, seed);
-            let (found, _) = product(&fast, format, rows, 256 * blocks, count, seed);
-            // The two differ by the order of their sums; both differ from the truth by the rounding of activations.
-            near(&found, &reference, 1e-10)?;
-            let error = nmse(&found, &expected);
-            prop_assert!(error < 1e-3, "{format:?}: nmse {error}");
+            for isa in Isa::all() {
+                let (found, _) = product(&Cpu::with_isa(2, isa), format, rows, 256 * blocks, count, seed);
+                // They differ by the order of their sums; all differ from the truth by the rounding of activations.
+                near(&found, &reference, 1e-10)?;
+                let error = nmse(&found, &expected);
+                prop_assert!(error < 1e-3, "{format:?}, {}: nmse {error}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_column_is_the_same_in_any_company(seed in any::<u64>(), rows in 1_usize..70, count in 2_usize..40) {
+        for (format, isa) in Format::ALL.iter().flat_map(|&format| Isa::all().into_iter().map(move |isa| (format, isa))) {
+            let mut random = Random(seed);
+            let cpu = Cpu::with_isa(2, isa);
+            let bytes: Vec<u8> = (0..rows).flat_map(|_| random_row(format, 512, random.next())).collect();
+            let matrix = cpu.matrix(Arc::new(bytes), format, rows, 512).unwrap();
+            let x = random.floats(count * 512);
+            let together = products_of(&cpu, &matrix, &x, count);
+            for column in 0..count {
+                let alone = products_of(&cpu, &matrix, &x[column * 512..][..512].to_vec(), 1);
+                prop_assert_eq!(&alone, &together[column * rows..][..rows], "{:?}, {}", format, isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn rows_can_be_looked_up(seed in any::<u64>(), rows in 1_usize..40) {
+        for &format in Format::ALL {
+            let bytes: Vec<u8> = (0..rows).flat_map(|row| random_row(format, 256, seed ^ row as u64)).collect();
+            let mut expected = vec![0.0; 256];
+            for isa in Isa::all() {
+                let matrix = Cpu::with_isa(1, isa).matrix(Arc::new(bytes.clone()), format, rows, 256).unwrap();
+                let mut found = vec![0.0; 256];
+                for row in 0..rows {
+                    format.dequantise(&bytes[row * format.row_bytes(256)..][..format.row_bytes(256)], &mut expected);
+                    matrix.dequantise(row, &mut found);
+                    prop_assert_eq!(&found, &expected, "{:?}, {}, row {}", format, isa.name(), row);
+                }
+            }
         }
     }
 
@@ -189,6 +224,12 @@ proptest! {
         let error = nmse(&out, &expected);
         prop_assert!(error < 1e-10, "nmse {error}");
     }
+}
+
+fn products_of(cpu: &Cpu, matrix: &Matrix, x: &Vec<f32>, count: usize) -> Vec<f32> {
+    let mut out = cpu.buffer(count * matrix.rows()).unwrap();
+    cpu.matmul(x, count, &mut [Product { matrix, bias: None, out: &mut out }]);
+    out
 }
 
 #[test]

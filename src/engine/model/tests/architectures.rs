@@ -151,7 +151,7 @@ fn what_cannot_be_embedded_is_told() {
     refused("bert", 129, "texts of 129 tokens, of a model for 1 to 128");
     assert!(model("bert", Isa::detect()).cache(1, 8).err().unwrap().to_string().contains("holds no conversations"));
     let gguf = Arc::new(Gguf::open(&fixture("bert.gguf")).unwrap());
-    let error = Model::load(gguf, Options { device: Device::Cuda(0), threads: None }).err().unwrap();
+    let error = Model::load(gguf, Options { device: Device::Cuda(0), ..Options::default() }).err().unwrap();
     assert!(error.to_string().contains("bert models run on the processor"), "{error}");
 }
 

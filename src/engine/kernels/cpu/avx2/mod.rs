@@ -12,7 +12,7 @@ pub use blocks::Dot;
 use half::f16;
 
 /// Proof that this processor has AVX2, FMA and F16C.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Avx2(());
 
 impl Avx2 {

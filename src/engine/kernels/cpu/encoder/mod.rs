@@ -19,7 +19,7 @@ macro_rules! with_isa {
         match $isa {
             // SAFETY: the variant is the proof that the processor has AVX2, FMA and F16C.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => unsafe { avx2::$function($($argument),*) },
+            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) => unsafe { avx2::$function($($argument),*) },
             Isa::Scalar => scalar::$function($($argument),*),
         }
     };
