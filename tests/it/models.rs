@@ -434,3 +434,33 @@ async fn a_file_is_inspected_without_a_daemon() {
     let (well, _, said) = inspect(&model(1)[..CUT], &[]).await;
     assert!(!well && said.contains("token_embd.weight"), "{said}");
 }
+
+#[tokio::test]
+async fn a_file_is_quantised_without_a_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (from, to) = (path("m.gguf"), path("small.gguf"));
+    std::fs::write(&from, model(1)).unwrap();
+    let quantize = async |args: &[&str]| {
+        let (ended, said) = output(sovereign(&["model", "quantize"]).args(args).spawn().unwrap()).await;
+        (ended.status.success(), said)
+    };
+    let (well, said) = quantize(&[&from, &to, "--type", "q8_0"]).await;
+    assert!(well, "{said}");
+    let gguf = sovereign::engine::gguf::Gguf::header(Path::new(&to)).unwrap();
+    assert_eq!(gguf.summary().unwrap().quantisation, "Q8_0");
+    assert_eq!(files(dir.path()), ["m.gguf", "small.gguf"]);
+
+    let refused = async |args: &[&str], part: &str| {
+        let (well, said) = quantize(args).await;
+        assert!(!well && said.contains(part), "{said}");
+        assert_eq!(files(dir.path()), ["m.gguf", "small.gguf"]);
+    };
+    let other = path("other.gguf");
+    refused(&[&from, &to, "--type", "q8_0"], "there already").await;
+    refused(&[&from, &other, "--type", "q9"], "the types are f32").await;
+    refused(&[&from, &other], "--type").await;
+    refused(&[&from, &other, "--type", "q8_0", "--fit", "1MiB"], "cannot be used with").await;
+    refused(&[&path("none.gguf"), &other, "--type", "q8_0"], "none.gguf").await;
+    refused(&[&from, "/proc/other.gguf", "--type", "q8_0"], "/proc/other.gguf").await;
+}

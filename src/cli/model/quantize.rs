@@ -7,6 +7,7 @@ use crate::engine::model::{Model, Options};
 use crate::engine::quantise::{Mix, Plan, fit};
 use crate::engine::tokenizer::Tokenizer;
 use anyhow::{Context, bail};
+use clap::ArgGroup;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ const CONTEXT: usize = 128;
 const CHUNKS: usize = 4;
 
 #[derive(Debug, clap::Args)]
-#[group(id = "goal", required = true, multiple = false, args = ["mix", "fit"])]
+#[command(group(ArgGroup::new("goal").required(true).args(["mix", "fit"])))]
 pub(super) struct Quantize {
     /// The model, best one whose weights are floats.
     input: PathBuf,

@@ -104,7 +104,10 @@ impl Mix {
         if name == "output.weight" || shape.tied && name == "token_embd.weight" {
             return if base == Format::Q8_0 { base } else { Format::Q6K };
         }
-        let Some((layer, part)) = in_layer(name) else { return base };
+        let Some((layer, part)) = in_layer(name) else {
+            // Tables have no scale of the whole, without which the scales within NVFP4 do not reach far.
+            return if base == Format::NVFP4 { Format::Q6K } else { base };
+        };
         let n = shape.layers;
         let eighth = layer < n / 8;
         // The first and last layers and each third between them.

@@ -70,6 +70,9 @@ impl Plan {
 
     /// A format for each tensor, or `None` where it is to be copied.
     fn new(header: &Header, chosen: Vec<Option<Format>>, file_type: Option<u32>) -> Result<Plan, Error> {
+        let architecture: &str = header.metadata().get("general.architecture").map_err(Error::from)?;
+        // In others llama.cpp does not look at scales of whole matrices.
+        let scaled = ["llama", "qwen3"].contains(&architecture);
         let mut steps = Vec::new();
         for (tensor, (of, format)) in header.tensors().iter().zip(chosen).enumerate() {
             // A scale goes with the matrix that it belongs to.
@@ -88,7 +91,7 @@ impl Plan {
                 return Err(Error::Unsupported(problem));
             }
             steps.push(Step { tensor, what: What::Store(format) });
-            if format == Format::NVFP4 {
+            if format == Format::NVFP4 && scaled {
                 steps.push(Step { tensor, what: What::Scale });
             }
         }
@@ -166,7 +169,8 @@ impl Plan {
                 What::Scale => write(&f32::to_le_bytes(scale))?,
                 What::Store(format) => {
                     let numbers = Numbers::of(gguf, tensor);
-                    scale = if format == Format::NVFP4 { numbers.largest() / NVFP4_LARGEST } else { 1.0 };
+                    let scaled = self.steps.get(at + 1).is_some_and(|next| next.what == What::Scale);
+                    scale = if scaled { numbers.largest() / NVFP4_LARGEST } else { 1.0 };
                     if scale == 0.0 {
                         scale = 1.0;
                     }
