@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Tokens of a chunk of the text that predictions are compared on, and how many chunks count.
 const CONTEXT: usize = 128;
-const CHUNKS: usize = 4;
+const CHUNKS: usize = 2;
 
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("goal").required(true).args(["mix", "fit"])))]
