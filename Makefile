@@ -67,11 +67,12 @@ lint: assets
 # --- what takes longer, and is run when its part changes: figures go to docs/EVIDENCE.md -----------------------------
 
 .PHONY: parity
-parity: build models ## Tokens, answers and log-probabilities against llama.cpp (which takes ten minutes to build, once)
+parity: build models ## Tokens, templates, answers and log-probabilities against others' (llama.cpp takes ten minutes to build, once)
 	scripts/venv.sh "$(SOVEREIGN_PARITY)-venv" tests/parity/requirements.txt
 	tests/parity/source.sh "$(SOVEREIGN_PARITY)-source" "$(SOVEREIGN_PARITY)-venv/bin/python"
 	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)" "$(SOVEREIGN_PARITY)-floats"
-	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" cargo test --lib engine:: -- --ignored
+	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/templates.py "$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models/templates" "$(SOVEREIGN_PARITY)-templates.json"
+	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" SOVEREIGN_TEMPLATES="$(SOVEREIGN_PARITY)-templates.json" cargo test --lib engine:: -- --ignored
 
 .PHONY: parity-transformers
 parity-transformers: build models ## Tiny models of every architecture, and embeddings, against transformers (5 GB of packages)
@@ -80,6 +81,15 @@ parity-transformers: build models ## Tiny models of every architecture, and embe
 	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/minilm.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" \
 		"$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2" "$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2-f32.gguf"
 	cargo test --lib engine::model::tests::architectures
+
+FUZZ_TARGETS := gguf safetensors tokenizer_json chat_template json_schema grammar answer
+FUZZ_SECONDS ?= 600
+
+.PHONY: fuzz
+fuzz: tools ## The engine's readers under random input, ten minutes each
+	scripts/apt.sh g++:g++
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	for target in $(FUZZ_TARGETS); do scripts/fuzz.sh $$target $(FUZZ_SECONDS) || exit 1; done
 
 .PHONY: test-cuda
 test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)

@@ -115,6 +115,8 @@ impl Template {
         let list = |values: &[Json]| values.iter().map(python::value).collect::<Value>();
         context.insert("messages", list(messages));
         context.insert("tools", if chat.tools.is_empty() { Value::from(()) } else { list(chat.tools) });
+        // Of retrieval, which comes as messages here: Hugging Face defines it, and templates ask.
+        context.entry("documents").or_insert(Value::from(()));
         context.insert("add_generation_prompt", chat.add_generation_prompt.into());
         context.insert("bos_token", self.bos.as_str().into());
         context.insert("eos_token", self.eos.as_str().into());
@@ -203,5 +205,7 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod tests;

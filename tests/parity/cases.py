@@ -8,6 +8,15 @@ MODELS = {
     "qwen": "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
 }
 
+# llama.cpp does not compose characters (NFC), as these models' own tokenizers do.
+COMPOSED = {"qwen"}
+
+
+def as_trained(name, text):
+    """A text as the model's own tokenizer takes it."""
+    return unicodedata.normalize("NFC", text) if name in COMPOSED else text
+
+
 TEXTS = [
     "",
     " ",

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from cases import MODELS, PROMPTS, TEXTS, random_texts
+from cases import MODELS, PROMPTS, TEXTS, as_trained, random_texts
 from oracle import Oracle, best, rms, with_floats
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "parity"
@@ -16,10 +16,10 @@ ANSWER = 12
 TOP = 5
 
 
-def texts(oracle):
+def texts(name, oracle):
     rows = []
     for text in TEXTS + random_texts(seed=1, count=60):
-        plain, special = (oracle.tokens(text, special, add_bos=False) for special in (False, True))
+        plain, special = (oracle.tokens(as_trained(name, text), special, add_bos=False) for special in (False, True))
         rows.append({"text": text, "plain": plain} | ({"special": special} if special != plain else {}))
     return rows
 
@@ -50,7 +50,7 @@ for name, file in MODELS.items():
     path = Path(sys.argv[1]) / file
     oracle, floats = Oracle(path), Oracle(with_floats(path, sys.argv[2]))
     rows, noise = answers(oracle, floats, PROMPTS[name])
-    content = f'{{"texts": {lines(texts(oracle))},\n"noise": {noise:.4f},\n"answers": {lines(rows)}}}\n'
+    content = f'{{"texts": {lines(texts(name, oracle))},\n"noise": {noise:.4f},\n"answers": {lines(rows)}}}\n'
     json.loads(content)
     (FIXTURES / f"{name}.json").write_text(content)
     print(f"{name}: {len(content)} bytes, noise {noise:.4f}")

@@ -1,4 +1,4 @@
-"""Compares `sovereign worker` with llama.cpp: run.py BINARY MODELS_FOLDER FLOATS_FOLDER
+"""Compares `sovereign worker` with llama.cpp, and its tokens with `tokenizers`': run.py BINARY MODELS_FOLDER FLOATS_FOLDER
 
 Tokens must be the same. Greedy answers and log-probabilities are judged by llama.cpp with the same weights as floats
 (see oracle.py): ours may be as far from those as llama.cpp's own quantised run is, and no further.
@@ -8,22 +8,39 @@ import re
 import sys
 from pathlib import Path
 
-from cases import MODELS, PROMPTS, TEXTS, random_texts
+import huggingface
+from cases import MODELS, PROMPTS, TEXTS, as_trained, random_texts
 from oracle import LIKELY, MARGIN, MOST, RMS, Oracle, rms, with_floats
 
 ANSWER = 24
 TOP = 5
 
 
-def compare_tokens(worker, oracle):
+def compare_tokens(name, worker, oracle):
     texts = TEXTS + random_texts(seed=2, count=1000)
     for text in texts:
         for special in (False, True):
-            theirs = oracle.tokens(text, special, add_bos=False)
+            theirs = oracle.tokens(as_trained(name, text), special, add_bos=False)
             ours = worker.post("/tokenize", content=text, parse_special=special, add_special=False)["tokens"]
             if ours != theirs:
                 yield f"tokens of {text!r} (special: {special}): {ours} instead of {theirs}"
     print(f"  {len(texts)} texts: tokens compared", flush=True)
+
+
+def compare_with_huggingface(worker, path):
+    """A megabyte of random Unicode, cut as the `tokenizers` library cuts it."""
+    library = huggingface.tokenizer(path)
+    texts = huggingface.random_unicode(seed=3, size=1 << 20)
+    count = 0
+    for text in texts:
+        theirs = library.encode(text, add_special_tokens=False).ids
+        ours = worker.post("/tokenize", content=text, parse_special=True, add_special=False)["tokens"]
+        count += len(ours)
+        if ours != theirs:
+            pairs = enumerate(zip(ours, theirs))
+            at = next((at for at, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+            yield f"tokens of {text!r} from {at} on: {ours[at:at + 8]} instead of {theirs[at:at + 8]}"
+    print(f"  {len(texts)} texts of random Unicode, {count} tokens: compared with tokenizers", flush=True)
 
 
 def spelled(text):
@@ -92,7 +109,8 @@ def main():
         print(name, flush=True)
         path = Path(folder) / file
         worker, oracle, floats = Worker(binary, path), Oracle(path), Oracle(with_floats(path, floats_folder))
-        for compared in compare_tokens(worker, oracle), compare_answers(worker, oracle, floats, PROMPTS[name]):
+        tokens, random = compare_tokens(name, worker, oracle), compare_with_huggingface(worker, path)
+        for compared in tokens, random, compare_answers(worker, oracle, floats, PROMPTS[name]):
             for failure in compared:
                 failures += 1
                 print(f"  FAILED {failure}", flush=True)

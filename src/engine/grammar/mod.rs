@@ -229,7 +229,7 @@ fn brief(message: &str) -> String {
 
 impl Grammar {
     /// The state of an answer that has not begun.
-    pub(super) fn begin(&self) -> Constraint {
+    pub fn begin(&self) -> Constraint {
         // Not shared: what the lexer learns in one answer is forgotten with it, so that memory stays bounded.
         Constraint::new(lock(&self.start).deep_clone(), self.tasks.clone())
     }

@@ -269,10 +269,11 @@ impl Parser {
                     let calls = self.block(&body[..len]);
                     self.close(open, end, calls)
                 }
-                None => {
+                None if self.may_be_block(begun) => {
                     self.state = State::Call(open);
                     false
                 }
+                None => self.is_text(open),
             },
             Form::List => match open.scan.end(&open.raw, true) {
                 Some(end) => {
@@ -285,6 +286,16 @@ impl Parser {
                 }
                 None => self.is_text(open),
             },
+        }
+    }
+
+    /// Whether what a block begins with can be a call, so that other code flows.
+    fn may_be_block(&self, block: &str) -> bool {
+        let begins = |name: &str| name.starts_with(block) || block.starts_with(name);
+        match block.as_bytes().first() {
+            Some(b'{') => call::head(block) != Head::None,
+            Some(b'[') => self.may_be_list(block),
+            _ => begins("print(") || self.tools.iter().any(|tool| begins(tool)),
         }
     }
 
@@ -492,7 +503,8 @@ impl Parser {
 /// What begins a call anywhere in a text.
 fn marks(calls: Calls) -> &'static [(&'static str, Form)] {
     match calls {
-        Calls::Hermes => &[("<tool_call>", Form::Object("</tool_call>"))],
+        // Qwen's models for code often forget their own marks.
+        Calls::Hermes => &[("<tool_call>", Form::Object("</tool_call>")), ("```json", Form::Fenced)],
         Calls::Llama => &[("<|python_tag|>", Form::Rest), ("<function=", Form::Named("</function>"))],
         Calls::Mistral | Calls::MistralNamed => &[("[TOOL_CALLS]", Form::Marked)],
         Calls::Json => &[

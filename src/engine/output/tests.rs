@@ -123,7 +123,8 @@ fn hermes_calls() {
     check("<tool_call>{\"name\": \"add\", \"arguments\": {}}", "add({})");
     // Smaller models forget the marks.
     check("{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "add({\"a\": 1})");
-    check("```json\n{\"name\": \"add\"}\n```", "```json\n{\"name\": \"add\"}\n```");
+    check("```json\n{\n  \"name\": \"add\",\n  \"arguments\": {}\n}\n```", "add({})");
+    check("So:\n```json\n{\"a\": [1]}\n```\n", "So:\n```json\n{\"a\": [1]}\n```\n");
 }
 
 #[test]

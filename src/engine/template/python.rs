@@ -2,10 +2,7 @@
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter};
-use serde_json::{Map, Number, Serializer, Value as Json};
-use std::io;
+use serde_json::{Map, Number, Value as Json};
 
 /// Deeper values are refused: the walk over them is recursive.
 const MAX_DEPTH: usize = 64;
@@ -30,16 +27,47 @@ pub(super) fn install(environment: &mut Environment) {
         now.to_string(format).map_err(|error| invalid(error.to_string()))
     });
     environment.add_filter("tojson", to_json);
+    environment.add_filter("string", |state: &State, value: &Value| {
+        let text = string(value)?;
+        state.consume_fuel(text.len() as u64 / 16)?;
+        Ok::<_, Error>(text)
+    });
+    environment.add_filter("join", join);
+    // Nothing is nothing to iterate over, in Python.
+    environment.add_test("iterable", |value: &Value| {
+        !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+    });
     // Python writes `True`, `None` and `{'key': 'value'}`.
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {
-            let mut text = String::new();
-            repr(value, &mut text, 0)?;
+        ValueKind::Bool | ValueKind::None | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            let text = string(value)?;
             state.consume_fuel(text.len() as u64 / 16)?;
             out.write_str(&text).map_err(|_| Error::new(ErrorKind::WriteFailure, "no room for the text"))
         }
         _ => escape_formatter(out, state, value),
     });
+}
+
+/// `str(value)`.
+fn string(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::Bool | ValueKind::None | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            let mut text = String::new();
+            repr(value, &mut text, 0)?;
+            Ok(text)
+        }
+        _ => Ok(text(value)),
+    }
+}
+
+fn join(state: &State, values: &Value, separator: Option<&str>) -> Result<String, Error> {
+    let parts = match values.as_str() {
+        Some(text) => text.chars().map(String::from).collect::<Vec<_>>(),
+        None => values.try_iter()?.map(|value| string(&value)).collect::<Result<_, _>>()?,
+    };
+    let joined = parts.join(separator.unwrap_or_default());
+    state.consume_fuel(joined.len() as u64 / 16)?;
+    Ok(joined)
 }
 
 /// JSON as a template's value.
@@ -60,56 +88,102 @@ pub(super) fn value(json: &Json) -> Value {
 
 /// `json.dumps(value, ensure_ascii=False, ...)`.
 fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let _: Option<bool> = options.get("ensure_ascii")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
     let sort: Option<bool> = options.get("sort_keys")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let indent: Option<usize> = options.get("indent")?;
     options.assert_all_used()?;
-    let json = json(value, sort.unwrap_or(false), 0)?;
-    let mut bytes = Vec::new();
-    let written = match (indent, separators.as_deref()) {
-        (Some(indent), _) => {
-            let indent = " ".repeat(indent.min(16));
-            let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-            json.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
-        }
-        (None, separators) => {
-            let (item, key) = match separators {
-                Some([item, key]) => (item.as_str(), key.as_str()),
-                _ => (", ", ": "),
-            };
-            json.serialize(&mut Serializer::with_formatter(&mut bytes, Separated { item, key }))
-        }
+    let (item, key) = match separators.as_deref() {
+        Some([item, key]) => (item.as_str(), key.as_str()),
+        _ => (if indent.is_some() { "," } else { ", " }, ": "),
     };
-    written.map_err(|error| invalid(error.to_string()))?;
+    let dump = Dump { ascii: ascii.unwrap_or(false), indent: indent.map(|indent| indent.min(16)), item, key };
+    let mut text = String::new();
+    dump.value(&json(value, sort.unwrap_or(false), 0)?, 0, &mut text);
     // A walk costs more than a copy.
-    state.consume_fuel(bytes.len() as u64 / 16)?;
-    String::from_utf8(bytes).map(Value::from).map_err(|error| invalid(error.to_string()))
+    state.consume_fuel(text.len() as u64 / 16)?;
+    Ok(text.into())
 }
 
-/// JSON in one line, with Python's separators.
-struct Separated<'a> {
+/// How JSON is written.
+struct Dump<'a> {
+    /// Whether other characters are escaped.
+    ascii: bool,
+    /// Spaces a level, where each value has a line.
+    indent: Option<usize>,
     item: &'a str,
     key: &'a str,
 }
 
-impl Separated<'_> {
-    fn item<W: ?Sized + io::Write>(&self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(self.item.as_bytes()) }
+impl Dump<'_> {
+    fn value(&self, value: &Json, level: usize, out: &mut String) {
+        match value {
+            Json::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+                Some(number) => out.push_str(&float(number)),
+                None => out.push_str(&number.to_string()),
+            },
+            Json::String(text) => self.string(text, out),
+            Json::Array(items) if !items.is_empty() => {
+                out.push('[');
+                for (at, item) in items.iter().enumerate() {
+                    self.before(at, level + 1, out);
+                    self.value(item, level + 1, out);
+                }
+                self.line(level, out);
+                out.push(']');
+            }
+            Json::Object(entries) if !entries.is_empty() => {
+                out.push('{');
+                for (at, (key, entry)) in entries.iter().enumerate() {
+                    self.before(at, level + 1, out);
+                    self.string(key, out);
+                    out.push_str(self.key);
+                    self.value(entry, level + 1, out);
+                }
+                self.line(level, out);
+                out.push('}');
+            }
+            other => out.push_str(&other.to_string()),
+        }
+    }
+
+    fn before(&self, at: usize, level: usize, out: &mut String) {
+        out.push_str(if at == 0 { "" } else { self.item });
+        self.line(level, out);
+    }
+
+    fn line(&self, level: usize, out: &mut String) {
+        if let Some(indent) = self.indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent * level));
+        }
+    }
+
+    fn string(&self, text: &str, out: &mut String) {
+        let quoted = Json::from(text).to_string();
+        if !self.ascii {
+            return out.push_str(&quoted);
+        }
+        for char in quoted.chars() {
+            match char {
+                char if char.is_ascii() => out.push(char),
+                char => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+            }
+        }
     }
 }
 
-impl Formatter for Separated<'_> {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.item(writer, first)
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        self.item(writer, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(self.key.as_bytes())
+/// `repr(value)`: the shortest digits, with an exponent where it is small or large.
+fn float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return value.to_string() };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..16).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ if value.fract() == 0.0 => format!("{value}.0"),
+        _ => value.to_string(),
     }
 }
 
@@ -149,6 +223,10 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::String => quote(&text(value), out),
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(number) => out.push_str(&float(number)),
+            Err(_) => out.push_str(&value.to_string()),
+        },
         ValueKind::Seq => {
             out.push('[');
             for (at, item) in value.try_iter()?.enumerate() {

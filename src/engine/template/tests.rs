@@ -127,11 +127,32 @@ fn endless_and_greedy_templates_are_stopped() {
         nested,
         &nested.replace("{{ ns.x }}", "{{ ns.x | tojson }}"),
     ] {
-        let begun = Instant::now();
+        // The least of some tries, as the machine does other things too.
+        let tries = (0..5).map(|_| {
+            let begun = Instant::now();
+            let error = fails(source, json!([]));
+            assert!(matches!(&error, Error::Request(_) | Error::Unsupported(_)), "{error}");
+            begun.elapsed()
+        });
+        let took = tries.min().unwrap();
+        assert!(took < Duration::from_millis(100), "{source} took {took:?}");
+    }
+}
+
+#[test]
+fn pythons_insides_are_out_of_reach() {
+    for source in [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__['os'] }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ self._TemplateReference__context }}{{ self.__init__.x.y }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os.system('id') }}",
+        "{{ range.__self__.__import__('os') }}",
+    ] {
         let error = fails(source, json!([]));
-        let took = begun.elapsed();
-        // Some 30 ms of a core that is not shared.
-        assert!(took < Duration::from_secs(2), "{source} took {took:?}");
-        assert!(matches!(&error, Error::Request(_) | Error::Unsupported(_)), "{error}");
+        assert!(matches!(&error, Error::Unsupported(_)), "{source}: {error}");
     }
 }

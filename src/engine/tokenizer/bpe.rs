@@ -61,6 +61,7 @@ impl Bpe {
     /// Appends the tokens of `text`.
     pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Vec<Token>) {
         let mut merger = Merger::default();
+        let text = &*self.pretokenizer.normalise(text);
         if self.pretokenizer.byte_level() {
             let mut spelling = String::new();
             self.pretokenizer.split(text, |word| {

@@ -1,5 +1,7 @@
 use super::Error;
 use fancy_regex::Regex;
+use std::borrow::Cow;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// Cuts text into words, within which BPE merges: each expression in turn cuts every part into what it matches and what
 /// lies between.
@@ -37,9 +39,12 @@ struct Traits {
     whole_words: bool,
     /// Texts begin with a BOS token where the file does not say.
     adds_bos: bool,
+    /// Characters are composed first (NFC), which llama.cpp leaves out and the models were trained with.
+    composes: bool,
 }
 
-const BYTES: Traits = Traits { byte_level: true, whole_words: false, adds_bos: false };
+const BYTES: Traits = Traits { byte_level: true, whole_words: false, adds_bos: false, composes: false };
+const COMPOSED: Traits = Traits { composes: true, ..BYTES };
 const WHOLE: Traits = Traits { whole_words: true, ..BYTES };
 const WHOLE_BOS: Traits = Traits { adds_bos: true, ..WHOLE };
 const CHARS: Traits = Traits { byte_level: false, ..BYTES };
@@ -95,8 +100,10 @@ impl Pretokenizer {
             | "jina-v5-nano" => (WHOLE_BOS, &[LLAMA3]),
             "glm4" | "glm5" => (WHOLE, &[LLAMA3]),
             "dbrx" | "smaug-bpe" | "chatglm-bpe" => (BYTES, &[LLAMA3]),
-            "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "stablelm2" | "hunyuan" | "solar-open" | "megrez"
-            | "grok-2" => (BYTES, &[QWEN2]),
+            "qwen2" => (COMPOSED, &[QWEN2]),
+            "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "stablelm2" | "hunyuan" | "solar-open" | "megrez" | "grok-2" => {
+                (BYTES, &[QWEN2])
+            }
             "qwen35" => (BYTES, &[QWEN35]),
             "falcon" => (BYTES, &[kept(r"[\p{P}$+<=>^~|`]+"), GPT2, kept("[0-9][0-9][0-9]")]),
             "deepseek-llm" => (
@@ -138,6 +145,14 @@ impl Pretokenizer {
             Ok(Stage { expression, spaces })
         });
         Ok(Pretokenizer { stages: stages.collect::<Result<_, Error>>()?, traits })
+    }
+
+    /// The text as the model was trained on it.
+    pub(super) fn normalise<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.traits.composes && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+            true => text.nfc().collect::<String>().into(),
+            false => text.into(),
+        }
     }
 
     /// Whether spellings are of bytes, not of characters.
