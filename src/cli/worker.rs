@@ -2,7 +2,7 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::worker::{self, Device, Listener, Options, Tie};
+use crate::worker::{self, Device, KvKind, Listener, Options, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -29,6 +29,18 @@ pub struct Worker {
     /// Conversations that are answered at once.
     #[arg(long, default_value_t = 2, value_parser = positive)]
     slots: usize,
+    /// Tokens that all conversations may hold together; those of as many whole ones unless said.
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    kv_tokens: Option<usize>,
+    /// How keys and values are stored: f16, fp8 (half of that) or q4 (a quarter and a bit, not for qwen2); both on the processor only.
+    #[arg(long, value_name = "KIND", default_value = "f16", value_parser = kv)]
+    kv: KvKind,
+    /// Answers that may wait; whoever comes then is told to come back later.
+    #[arg(long, value_name = "ANSWERS", default_value_t = 128)]
+    queue: usize,
+    /// Whether to guess where an answer repeats what was said: auto, where that pays, or off. Answers are the same.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
+    speculate: String,
     /// Threads that compute; all physical cores unless said.
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
@@ -89,6 +101,10 @@ impl Worker {
             name: self.name.clone().or_else(stem).unwrap_or_else(|| "model".into()),
             context: self.ctx,
             slots: self.slots,
+            kv_tokens: self.kv_tokens,
+            kv: self.kv,
+            queue: self.queue,
+            speculates: self.speculate == "auto",
             threads: self.threads,
             device: self.device,
         }
@@ -103,6 +119,11 @@ pub(super) fn device(name: &str) -> Result<Device, String> {
         _ => name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
     };
     ordinal.map(Device::Cuda).ok_or_else(|| "devices are cpu, cuda, cuda:1 and so on".into())
+}
+
+/// The kind of keys and values that a name stands for.
+fn kv(name: &str) -> Result<KvKind, String> {
+    KvKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| "kinds are f16, fp8 and q4".into())
 }
 
 /// Returns when the tie is cut; never, where there is none.
@@ -126,7 +147,7 @@ fn greeting(worker: &worker::Worker, address: &Address) -> String {
         summary.architecture,
         summary.quantisation,
         Bytes(footprint.weights),
-        Bytes(footprint.total(options.context, options.slots) - footprint.weights),
+        Bytes(footprint.bytes(options.capacity()) - footprint.weights),
         options.slots,
         options.context,
         worker.threads(),

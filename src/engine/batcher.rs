@@ -1,6 +1,6 @@
 //! Which tokens run next. All sequences that are being answered share each forward pass: those that generate take one
-//! token each, and what is left of the pass goes in equal shares to those whose prompt is still being read, so that a
-//! long prompt stops nobody's stream.
+//! token each, with guesses at what follows it where those pay, and what is left of the pass goes in equal shares to those
+//! whose prompt is still being read, so that a long prompt stops nobody's stream.
 //!
 //! The batcher knows neither threads nor clocks: its owner calls [`Batcher::step`] and brings the model. Where the cache has
 //! no room for all, who came last makes it, and goes on later.
@@ -8,6 +8,7 @@
 use super::blocks::{BLOCK, Blocks, Chain};
 use super::model::{Batch, Logits};
 use super::sequence::{Sequence, Sink, Vocabulary};
+use super::speculation::Speculation;
 use std::collections::VecDeque;
 use std::fmt::Display;
 
@@ -36,9 +37,21 @@ pub struct Batcher<S> {
     starts: u64,
 }
 
+/// What a pass may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Allowance {
+    /// Tokens. Answers go on in any case; what they leave is for prompts.
+    pub tokens: usize,
+    /// What a guessed token costs, in parts of what the pass would give without it. Without that nothing is guessed.
+    pub guess_cost: Option<f64>,
+}
+
 #[derive(Debug)]
 struct Running<S> {
     sequence: Sequence<S>,
+    speculation: Speculation,
+    /// What is guessed in the next pass.
+    guesses: Vec<u32>,
     started: u64,
 }
 
@@ -62,6 +75,12 @@ pub struct Step {
     pub prompt: usize,
     /// Tokens that were generated.
     pub generated: usize,
+    /// Answers that went on in it.
+    pub answers: usize,
+    /// Tokens of answers that were guessed.
+    pub guessed: usize,
+    /// Of these, tokens that were right.
+    pub right: usize,
     /// Sequences that had to make room for older ones, and wait again.
     pub preempted: usize,
 }
@@ -94,13 +113,17 @@ impl<S: Sink> Batcher<S> {
         self.waiting.is_empty() && self.running.iter().all(Option::is_none)
     }
 
-    /// Lets go of what nobody waits for, starts what waits, and runs one forward pass of about `budget` tokens. If it
-    /// fails, every sequence that runs fails.
-    pub fn step(&mut self, budget: usize, vocabulary: &impl Vocabulary, runner: &mut impl Runner) -> Step {
+    /// Lets go of what nobody waits for, starts what waits, and runs one forward pass, which may take what `allow` says
+    /// where so many answers go on. If it fails, every sequence that runs fails.
+    pub fn step(
+        &mut self,
+        allow: impl FnOnce(usize) -> Allowance,
+        vocabulary: &impl Vocabulary,
+        runner: &mut impl Runner,
+    ) -> Step {
         self.let_go(runner.blocks());
         self.start_waiting(runner.blocks());
-        let (batch, preempted) = self.plan(budget, runner.blocks());
-        let mut step = Step { computed: batch.len(), preempted, ..Step::default() };
+        let (batch, mut step) = self.plan(allow, runner.blocks());
         if batch.is_empty() {
             return step;
         }
@@ -109,7 +132,7 @@ impl<S: Sink> Batcher<S> {
         };
         step.prompt = batch.entries().iter().filter(|entry| of_prompt(entry.slot, entry.position)).count();
         match runner.forward(&batch) {
-            Ok(logits) => step.generated = self.advance(&batch, &logits, vocabulary),
+            Ok(logits) => self.advance(&batch, &logits, vocabulary, runner.blocks(), &mut step),
             Err(error) => self.fail(&error.to_string()),
         }
         self.release_ended(runner.blocks());
@@ -136,13 +159,18 @@ impl<S: Sink> Batcher<S> {
             let Ok(reused) = blocks.begin(slot, Chain::root(&[]), sequence.tokens()) else { return };
             let Some(sequence) = self.waiting.pop_front() else { return };
             self.starts += 1;
-            self.running[slot] = Some(Running { sequence, started: self.starts });
+            self.running[slot] = Some(Running {
+                sequence,
+                speculation: Speculation::default(),
+                guesses: Vec::new(),
+                started: self.starts,
+            });
             self.found(slot, reused);
         }
     }
 
-    /// The next pass, and how many had to make room for it.
-    fn plan(&mut self, budget: usize, blocks: &mut Blocks) -> (Batch, usize) {
+    /// The next pass, and what it is about.
+    fn plan(&mut self, allow: impl FnOnce(usize) -> Allowance, blocks: &mut Blocks) -> (Batch, Step) {
         let slots = self.by_age();
         let mut pending = Vec::new();
         for (at, &slot) in slots.iter().enumerate() {
@@ -154,21 +182,52 @@ impl<S: Sink> Batcher<S> {
             self.found(slot, found);
             pending.push(if waits { 0 } else { self.tokens(slot).len() - blocks.len(slot) });
         }
-        let mut batch = Batch::default();
-        let mut preempted = 0;
-        for (&slot, share) in slots.iter().zip(shares(&pending, budget)) {
-            let cached = blocks.len(slot);
+        let goes_on = |(&slot, &pending): (&usize, &usize)| pending == 1 && self.has_begun(slot);
+        let goes_on: Vec<bool> = slots.iter().zip(&pending).map(goes_on).collect();
+        let answers = goes_on.iter().filter(|&&goes_on| goes_on).count();
+        let Allowance { tokens, guess_cost } = allow(answers);
+        let prompts: Vec<usize> =
+            pending.iter().zip(&goes_on).map(|(&n, &goes_on)| if goes_on { 0 } else { n }).collect();
+        // Where nothing goes on something must: else nothing ever would.
+        let left = tokens.saturating_sub(answers).max(usize::from(answers == 0));
+        let shares = shares(&prompts, left);
+        // Beside prompts nothing is guessed: there is no time to spare.
+        let guess_cost = guess_cost.filter(|_| prompts.iter().all(|&pending| pending == 0));
+
+        let (mut batch, mut step) = (Batch::default(), Step { answers, ..Step::default() });
+        for ((&slot, share), goes_on) in slots.iter().zip(shares).zip(goes_on) {
+            let (cached, share) = (blocks.len(slot), if goes_on { 1 } else { share });
             // Older ones have their room already, so that in the end there is somebody who makes it.
             while self.running[slot].is_some() && blocks.reserve(slot, cached + share).is_err() {
                 self.preempt(blocks);
-                preempted += 1;
+                step.preempted += 1;
             }
-            let tokens = self.tokens(slot);
+            let Some(running) = &mut self.running[slot] else { continue };
+            let tokens = running.sequence.tokens();
             for position in (cached..tokens.len()).take(share) {
                 batch.push(tokens[position], slot, position, position + 1 == tokens.len());
             }
+            running.guesses.clear();
+            if let (true, Some(cost)) = (goes_on, guess_cost) {
+                let most = running.sequence.tokens_left().saturating_sub(1);
+                let guesses = running.speculation.guess(tokens, most, cost);
+                // Nobody makes room for a guess.
+                if !guesses.is_empty() && blocks.reserve(slot, tokens.len() + guesses.len()).is_ok() {
+                    (tokens.len()..)
+                        .zip(&guesses)
+                        .for_each(|(position, &guess)| batch.push(guess, slot, position, true));
+                    step.guessed += guesses.len();
+                    running.guesses = guesses;
+                }
+            }
         }
-        (batch, preempted)
+        step.computed = batch.len();
+        (batch, step)
+    }
+
+    /// Whether a slot's answer has begun.
+    fn has_begun(&self, slot: usize) -> bool {
+        self.running[slot].as_ref().is_some_and(|running| running.sequence.has_begun())
     }
 
     /// Slots where something runs, who came first first.
@@ -210,14 +269,42 @@ impl<S: Sink> Batcher<S> {
         }
     }
 
-    fn advance(&mut self, batch: &Batch, logits: &Logits, vocabulary: &impl Vocabulary) -> usize {
-        let mut row = 0;
-        for entry in batch.entries().iter().filter(|entry| entry.wants_logits) {
-            let logits = logits.row(row);
-            self.running[entry.slot].take_if(|running| running.sequence.advance(logits, vocabulary));
-            row += 1;
+    /// Chooses the tokens that come next. Guesses count up to the first that is not what is chosen; what the cache holds of
+    /// the others is forgotten.
+    fn advance(
+        &mut self,
+        batch: &Batch,
+        logits: &Logits,
+        vocabulary: &impl Vocabulary,
+        blocks: &mut Blocks,
+        step: &mut Step,
+    ) {
+        let mut rows = (0..logits.rows()).zip(batch.entries().iter().filter(|entry| entry.wants_logits)).peekable();
+        while let Some((first, entry)) = rows.next() {
+            let slot = entry.slot;
+            let Some(running) = &mut self.running[slot] else { continue };
+            let guesses = std::mem::take(&mut running.guesses);
+            let mut right = 0;
+            let over = loop {
+                let over = running.sequence.advance(logits.row(first + right), vocabulary);
+                step.generated += 1;
+                if over || guesses.get(right).is_none_or(|guess| running.sequence.tokens().last() != Some(guess)) {
+                    break over;
+                }
+                right += 1;
+            };
+            // The rows of those that were wrong are passed over.
+            for _ in 0..guesses.len() {
+                rows.next();
+            }
+            running.speculation.note(guesses.len(), right);
+            step.right += right;
+            if over {
+                self.running[slot] = None;
+            } else {
+                blocks.truncate(slot, running.sequence.tokens().len() - 1);
+            }
         }
-        row
     }
 
     fn fail(&mut self, message: &str) {
@@ -229,11 +316,9 @@ impl<S: Sink> Batcher<S> {
     }
 }
 
-/// Deals `budget` tokens to sequences that have this many to run: one to each in any case, so that all streams flow,
-/// and the rest evenly.
+/// Deals `budget` tokens evenly to sequences that have this many to run.
 fn shares(pending: &[usize], budget: usize) -> Vec<usize> {
-    let mut shares: Vec<usize> = pending.iter().map(|pending| (*pending).min(1)).collect();
-    let mut left = budget.saturating_sub(shares.iter().sum());
+    let (mut shares, mut left) = (vec![0; pending.len()], budget);
     loop {
         let hungry = shares.iter().zip(pending).filter(|(share, pending)| share < pending).count();
         if hungry == 0 || left == 0 {

@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::gguf::Header;
+use super::kernels::KvKind;
 use super::kv_cache::Capacity;
 use super::model::{self, WorkspaceBytes};
 
@@ -18,6 +19,8 @@ pub struct Footprint {
     pub embeds: bool,
     /// Bytes of vectors, which are copied out of the file.
     vectors: u64,
+    /// Dimensions of a head.
+    head: usize,
     workspace: WorkspaceBytes,
 }
 
@@ -41,6 +44,7 @@ impl Footprint {
             kv_per_token: hyper.kv_bytes(),
             servable: Servable::Yes,
             vectors: 4 * floats,
+            head: hyper.head,
             workspace: WorkspaceBytes::of(&hyper),
         });
         let unservable =
@@ -51,13 +55,21 @@ impl Footprint {
     /// Bytes besides weights, keys and values, with a cache of `slots` conversations of `context` tokens: the buffers of
     /// a forward pass, its results, and vectors that are copied out of the file.
     pub fn workspace(&self, context: usize, slots: usize) -> u64 {
-        self.vectors + self.workspace.total(Capacity { slots, context, tokens: None })
+        self.vectors + self.workspace.total(Capacity::whole(slots, context))
     }
 
     /// All bytes with such a cache.
     pub fn total(&self, context: usize, slots: usize) -> u64 {
-        let tokens = Capacity { slots, context, tokens: None }.tokens() as u64;
-        let kv = self.kv_per_token.saturating_mul(tokens);
-        self.weights.saturating_add(kv).saturating_add(self.workspace(context, slots))
+        self.bytes(Capacity::whole(slots, context))
+    }
+
+    /// All bytes with a cache of this size.
+    pub fn bytes(&self, capacity: Capacity) -> u64 {
+        // All rows of keys and values are of one length: that of a head.
+        let row = self.head.max(1);
+        let kv_per_token = self.kv_per_token / KvKind::F16.row_bytes(row) as u64 * capacity.kind.row_bytes(row) as u64;
+        let kv = kv_per_token.saturating_mul(capacity.tokens() as u64);
+        let workspace = self.workspace(capacity.context, capacity.slots);
+        self.weights.saturating_add(kv).saturating_add(workspace)
     }
 }

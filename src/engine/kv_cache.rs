@@ -3,9 +3,9 @@
 
 use super::Error;
 use super::blocks::{BLOCK, Blocks};
-use super::kernels::Kernels;
 use super::kernels::cpu::Cpu;
 use super::kernels::cuda::Cuda;
+use super::kernels::{Kernels, KvKind};
 use super::model::{Entry, Spare, Workspace};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,9 +42,16 @@ pub struct Capacity {
     pub context: usize,
     /// Tokens that all conversations may have together, if fewer than those of as many whole conversations.
     pub tokens: Option<usize>,
+    /// How keys and values are stored.
+    pub kind: KvKind,
 }
 
 impl Capacity {
+    /// Of so many whole conversations, in halves.
+    pub fn whole(slots: usize, context: usize) -> Capacity {
+        Capacity { slots, context, tokens: None, kind: KvKind::F16 }
+    }
+
     /// Blocks of such a cache: enough for one whole conversation in any case.
     pub fn blocks(&self) -> usize {
         let whole = self.context.div_ceil(BLOCK);

@@ -12,7 +12,8 @@
 //! - [`quant`]: how weights are stored; [`quantise`]: a model in other formats. [`kernels`]: the operations that a device offers.
 //! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
-//! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next.
+//! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next, with [`speculation`]'s
+//!   guesses; [`pace`]: how much of each.
 
 pub mod batcher;
 pub mod blocks;
@@ -25,11 +26,13 @@ pub mod kernels;
 pub mod kv_cache;
 pub mod model;
 pub mod output;
+pub mod pace;
 pub mod quant;
 pub mod quantise;
 pub mod safetensors;
 pub mod sampler;
 pub mod sequence;
+pub mod speculation;
 pub mod template;
 pub mod tokenizer;
 

@@ -158,6 +158,16 @@ impl<S: Sink> Sequence<S> {
         self.counts.prompt
     }
 
+    /// Whether its answer has begun.
+    pub fn has_begun(&self) -> bool {
+        self.counts.completion > 0
+    }
+
+    /// Tokens that its answer may still have.
+    pub fn tokens_left(&self) -> usize {
+        self.max_tokens - self.counts.completion.min(self.max_tokens)
+    }
+
     /// Whether nobody waits for it.
     pub fn is_cancelled(&self) -> bool {
         self.sink.is_closed()

@@ -49,7 +49,7 @@ impl ModelSpec {
 
     /// Bytes that it takes with `slots` conversations of `configured` tokens.
     pub fn memory(&self, configured: usize, slots: usize) -> u64 {
-        let capacity = Capacity { slots, context: self.context(configured), tokens: None };
+        let capacity = Capacity::whole(slots, self.context(configured));
         let kv = self.kv_per_token.saturating_mul(capacity.tokens() as u64);
         self.weights.saturating_add(kv).saturating_add(self.workspace)
     }

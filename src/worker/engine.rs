@@ -5,17 +5,16 @@ use crate::engine::batcher::{Batcher, Runner};
 use crate::engine::blocks::Blocks;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::{Batch, Logits, Model};
+use crate::engine::pace::Pace;
 use crate::engine::sequence::{Event, Job, Sequence, Sink};
 use crate::engine::tokenizer::Tokenizer;
 use std::cell::Cell;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Answers that may wait for a slot. At the pace of one machine more would wait longer than their clients do.
-const QUEUE: usize = 128;
 /// When to try again: by then a short answer is complete.
 const RETRY_AFTER: u32 = 2;
 
@@ -26,6 +25,8 @@ pub(super) struct Engine {
     places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     context: usize,
+    /// Answers that may wait for a slot.
+    queue: usize,
 }
 
 /// What a job's events come with: which of the answers they belong to.
@@ -33,14 +34,14 @@ pub(super) type Events = UnboundedReceiver<(usize, Event)>;
 
 impl Engine {
     /// Starts the thread. `ended` is cancelled when it ends, which it does by itself only if it panics.
-    pub(super) fn start(work: Work, ended: CancellationToken) -> std::io::Result<Self> {
+    pub(super) fn start(work: Work, queue: usize, ended: CancellationToken) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel();
         let (metrics, slots, context) = (work.metrics.clone(), work.cache.slots(), work.cache.context());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             let _ended = ended.drop_guard();
             work.run(&inbox);
         })?;
-        Ok(Self { jobs, places: Arc::new(Semaphore::new(slots + QUEUE)), metrics, context })
+        Ok(Self { jobs, places: Arc::new(Semaphore::new(slots + queue)), metrics, context, queue })
     }
 
     /// Tokens that one conversation may hold.
@@ -59,7 +60,7 @@ impl Engine {
         let places =
             u32::try_from(jobs.len()).ok().and_then(|jobs| self.places.clone().try_acquire_many_owned(jobs).ok());
         let Some(mut places) = places else {
-            let message = format!("{QUEUE} answers wait already: try again in a few seconds");
+            let message = format!("{} answers wait already: try again in a few seconds", self.queue);
             return Err(Error::busy(message, RETRY_AFTER));
         };
         for (index, job) in jobs.into_iter().enumerate() {
@@ -115,12 +116,14 @@ pub(super) struct Work {
     pub(super) cache: KvCache,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) metrics: Arc<Metrics>,
+    /// Whether it guesses what comes next.
+    pub(super) speculates: bool,
 }
 
 impl Work {
     /// Works until nobody can send jobs any more.
     fn run(self, inbox: &mpsc::Receiver<Sequence<Listener>>) {
-        let Self { model, mut cache, tokenizer, metrics } = self;
+        let Self { model, mut cache, tokenizer, metrics, speculates } = self;
         let mut batcher = Batcher::new(cache.slots());
         let mut pace = Pace::default();
         loop {
@@ -134,9 +137,10 @@ impl Work {
                 batcher.submit(sequence);
             }
             let begun = Instant::now();
-            let step = batcher.step(pace.budget(), &*tokenizer, &mut Passes { model: &model, cache: &mut cache });
+            let allow = |answers| pace.allowance(answers, speculates);
+            let step = batcher.step(allow, &*tokenizer, &mut Passes { model: &model, cache: &mut cache });
             let took = begun.elapsed();
-            pace.note(step.computed, took);
+            pace.note(&step, took);
             metrics.step(step, batcher.load(cache.blocks()), took);
         }
     }
@@ -157,50 +161,5 @@ impl Runner for Passes<'_> {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, engine::Error> {
         self.model.forward(self.cache, batch)
-    }
-}
-
-/// How many tokens a step may take, so that streams flow and cancelled work stops soon on slow machines too.
-#[derive(Debug, Default)]
-struct Pace {
-    /// Of the last step that tells: one with more than a few tokens.
-    tokens_per_second: Option<f64>,
-}
-
-impl Pace {
-    /// What a step should take.
-    const STEP: Duration = Duration::from_millis(250);
-    /// Below this many tokens reading the weights costs more than computing.
-    const LEAST: usize = 32;
-    const MOST: usize = 256;
-
-    fn budget(&self) -> usize {
-        let Some(pace) = self.tokens_per_second else { return Self::LEAST };
-        ((pace * Self::STEP.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
-    }
-
-    fn note(&mut self, computed: usize, took: Duration) {
-        if computed >= Self::LEAST / 2 {
-            self.tokens_per_second = Some(computed as f64 / took.as_secs_f64().max(1e-6));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_are_as_long_as_the_machine_is_fast() {
-        let check = |computed, took, expected| {
-            let mut pace = Pace::default();
-            pace.note(computed, Duration::from_millis(took));
-            assert_eq!(pace.budget(), expected, "{computed} tokens in {took} ms");
-        };
-        check(2, 1, 32);
-        check(100, 100, 250);
-        check(100, 250, 100);
-        check(100, 1000, 32);
-        check(100, 0, 256);
     }
 }

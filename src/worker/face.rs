@@ -4,14 +4,14 @@ use super::answer::{Answer, Dialect};
 use super::embedding::{Embedding, embeddings};
 use super::engine::Engine;
 use super::metrics::Metrics;
-use super::openai::completion::Prompt;
 use super::openai::{Error, Fields, Generation, Model, Models, Wanted, chat, completion, not_meant};
+use super::prompt::{self, Fitted};
 use super::tokens;
 use crate::engine::grammar::Grammars;
 use crate::engine::output::{Constrained, Format, Opening, Parser};
 use crate::engine::sequence::Job;
-use crate::engine::template::{Chat, Template};
-use crate::engine::tokenizer::{Special, Tokenizer};
+use crate::engine::template::Template;
+use crate::engine::tokenizer::Tokenizer;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
@@ -84,8 +84,9 @@ async fn count(State(face): State<Arc<Face>>, path: Option<MatchedPath>, request
 async fn chat(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
     face.engine()?;
     let request = chat::Request::read(&fields(body)?)?;
-    let (prompt, turn, generation) = face.blocking(move |face| face.turn(request)).await?;
-    face.answer(Dialect::Chat, "messages", vec![prompt], None, Some(turn), generation).await
+    let (Fitted { tokens, left_out }, turn, generation) = face.blocking(move |face| face.turn(request)).await?;
+    let answer = face.answer(Dialect::Chat, vec![tokens], None, Some(turn), generation).await?;
+    Ok(prompt::tell(answer, left_out))
 }
 
 /// What is known of a model's turn in a conversation before it answers.
@@ -98,14 +99,17 @@ struct Turn {
 
 async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
     face.engine()?;
-    let completion::Request { prompts, echo, generation } = completion::Request::read(&fields(body)?)?;
+    let request = completion::Request::read(&fields(body)?)?;
+    let generation = request.generation.clone();
     let read = move |face: &Face| -> Result<_, Error> {
-        let tokens = prompts.iter().map(|prompt| face.prompt(prompt)).collect::<Result<Vec<_>, _>>()?;
-        let echo = echo.then(|| prompts.iter().map(|prompt| face.prompt_text(prompt)).collect());
-        Ok((tokens, echo))
+        let echo = || request.prompts.iter().map(|prompt| face.prompt_text(prompt)).collect();
+        Ok((face.prompts(&request)?, request.echo.then(echo)))
     };
     let (prompts, echo) = face.blocking(read).await?;
-    face.answer(Dialect::Completion, "prompt", prompts, echo, None, generation).await
+    let left_out = prompts.iter().map(|prompt| prompt.left_out).sum();
+    let prompts = prompts.into_iter().map(|prompt| prompt.tokens).collect();
+    let answer = face.answer(Dialect::Completion, prompts, echo, None, generation).await?;
+    Ok(prompt::tell(answer, left_out))
 }
 
 async fn models(State(face): State<Arc<Face>>) -> Json<Models> {
@@ -184,24 +188,9 @@ impl Face {
         done.unwrap_or_else(|error| Err(Error::internal(format!("the request could not be read: {error}"))))
     }
 
-    /// The tokens of a conversation.
-    pub(super) fn chat_prompt(&self, request: &chat::Request) -> Result<Vec<u32>, Error> {
-        let text = self.chat_text(request)?;
-        Ok(self.tokenizer.encode(&text, Special::Parse, true))
-    }
-
-    fn chat_text(&self, request: &chat::Request) -> Result<String, Error> {
-        let chat::Request { messages, tools, variables, .. } = request;
-        let variables = variables.as_ref();
-        let chat = Chat { messages, tools: &tools.offered, add_generation_prompt: true, variables };
-        let text = self.template.render(&chat).map_err(|error| Error::invalid("messages", error.to_string()))?;
-        self.check_length("messages", &text)?;
-        Ok(text)
-    }
-
     /// The tokens of a conversation, and what the model may say to it.
-    fn turn(&self, request: chat::Request) -> Result<(Vec<u32>, Turn, Generation), Error> {
-        let text = self.chat_text(&request)?;
+    fn turn(&self, request: chat::Request) -> Result<(Fitted, Turn, Generation), Error> {
+        let (text, fitted) = self.chat_fitting(&request)?;
         let chat::Request { tools, mut generation, .. } = request;
         let format = self.template.format();
         let opening = format.opening(&text);
@@ -216,62 +205,12 @@ impl Face {
             None => None,
         };
         let turn = Turn { format, opening, tools: tools.names() };
-        Ok((self.tokenizer.encode(&text, Special::Parse, true), turn, generation))
-    }
-
-    /// The tokens of a prompt.
-    pub(super) fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
-        match prompt {
-            Prompt::Text(text) => {
-                self.check_length("prompt", text)?;
-                Ok(self.tokenizer.encode(text, Special::Parse, true))
-            }
-            Prompt::Tokens(tokens) => {
-                self.check_tokens("prompt", tokens)?;
-                Ok(tokens.clone())
-            }
-        }
-    }
-
-    fn prompt_text(&self, prompt: &Prompt) -> String {
-        match prompt {
-            Prompt::Text(text) => text.clone(),
-            Prompt::Tokens(tokens) => self.tokenizer.decode(tokens),
-        }
-    }
-
-    /// All must be tokens of the model.
-    pub(super) fn check_tokens(&self, param: &str, tokens: &[u32]) -> Result<(), Error> {
-        let vocabulary = self.tokenizer.len();
-        match tokens.iter().find(|token| **token as usize >= vocabulary) {
-            Some(token) => {
-                let message = format!("{token} is not a token of this model, which has {vocabulary}");
-                Err(Error::invalid(param, message))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Refuses at once what cannot fit however well it splits into tokens.
-    fn check_length(&self, param: &str, text: &str) -> Result<(), Error> {
-        let least = text.len() / self.longest_token.max(1);
-        if least > self.context() {
-            return Err(self.too_long(param, &format!("at least {least}")));
-        }
-        Ok(())
-    }
-
-    fn too_long(&self, param: &str, tokens: &str) -> Error {
-        let context = self.context();
-        let message =
-            format!("the prompt has {tokens} tokens, and an answer must fit into the {context} of the context too");
-        Error::invalid(param, message).code("context_length_exceeded")
+        Ok((fitted, turn, generation))
     }
 
     async fn answer(
         self: &Arc<Self>,
         dialect: Dialect,
-        param: &str,
         prompts: Vec<Vec<u32>>,
         echo: Option<Vec<String>>,
         turn: Option<Turn>,
@@ -279,15 +218,7 @@ impl Face {
     ) -> Result<Response, Error> {
         let biased: Vec<u32> = generation.params.logit_bias.iter().map(|(token, _)| *token).collect();
         self.check_tokens("logit_bias", &biased)?;
-        for prompt in &prompts {
-            if prompt.is_empty() {
-                return Err(Error::invalid(param, format!("{param} is empty")));
-            }
-            if prompt.len() >= self.context() {
-                return Err(self.too_long(param, &prompt.len().to_string()));
-            }
-        }
-        let Generation { choices, params, wanted, stop, stream, include_usage, max_tokens } = generation;
+        let Generation { choices, params, wanted, stop, stream, include_usage, max_tokens, .. } = generation;
         let grammar = match wanted {
             Some(wanted) => {
                 let compile =

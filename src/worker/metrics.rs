@@ -16,6 +16,8 @@ pub(super) struct Metrics {
     prompt_tokens: AtomicU64,
     generated_tokens: AtomicU64,
     preempted: AtomicU64,
+    guessed: AtomicU64,
+    right: AtomicU64,
     waiting: AtomicUsize,
     running: AtomicUsize,
     cached: AtomicUsize,
@@ -33,6 +35,8 @@ impl Metrics {
             prompt_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
             preempted: AtomicU64::new(0),
+            guessed: AtomicU64::new(0),
+            right: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
@@ -53,6 +57,8 @@ impl Metrics {
         self.prompt_tokens.fetch_add(step.prompt as u64, Relaxed);
         self.generated_tokens.fetch_add(step.generated as u64, Relaxed);
         self.preempted.fetch_add(step.preempted as u64, Relaxed);
+        self.guessed.fetch_add(step.guessed as u64, Relaxed);
+        self.right.fetch_add(step.right as u64, Relaxed);
         self.waiting.store(load.waiting, Relaxed);
         self.running.store(load.running, Relaxed);
         self.cached.store(load.cached, Relaxed);
@@ -93,6 +99,8 @@ impl Metrics {
             ("prompt_tokens_total", "Tokens of prompts that were computed.", &self.prompt_tokens),
             ("generated_tokens_total", "Tokens that were generated.", &self.generated_tokens),
             ("preempted_total", "Answers that had to make room for older ones, and went on later.", &self.preempted),
+            ("guessed_tokens_total", "Tokens that were guessed ahead.", &self.guessed),
+            ("guessed_right_tokens_total", "Guessed tokens that were right.", &self.right),
         ];
         for (name, help, value) in counters {
             describe(out, name, "counter", help)?;
@@ -170,7 +178,7 @@ mod tests {
         let metrics = Metrics::new(2, 200);
         metrics.request("/v1/models", 200);
         metrics.request("/v1/models", 200);
-        let step = Step { computed: 7, prompt: 6, generated: 2, preempted: 1 };
+        let step = Step { computed: 7, prompt: 6, generated: 2, preempted: 1, guessed: 5, right: 3, ..Step::default() };
         metrics.step(step, Load { waiting: 3, running: 2, cached: 50 }, Duration::from_millis(20));
         metrics.answer(Duration::from_secs(2));
         metrics.answer(Duration::from_secs(1000));
@@ -180,6 +188,8 @@ mod tests {
             "sovereign_worker_prompt_tokens_total 6",
             "sovereign_worker_generated_tokens_total 2",
             "sovereign_worker_preempted_total 1",
+            "sovereign_worker_guessed_tokens_total 5",
+            "sovereign_worker_guessed_right_tokens_total 3",
             "sovereign_worker_queue 3",
             "sovereign_worker_slots_busy 2",
             "sovereign_worker_kv_tokens 50",

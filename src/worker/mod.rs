@@ -11,18 +11,20 @@ mod face;
 mod listen;
 mod metrics;
 pub mod openai;
+mod prompt;
 mod tie;
 mod tokens;
 
+pub use crate::engine::kernels::KvKind;
 pub use crate::engine::model::Device;
 pub use listen::Listener;
 pub use tie::Tie;
 
 use crate::engine::Error;
-use crate::engine::blocks::BLOCK;
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
+use crate::engine::kv_cache::Capacity;
 use crate::engine::model::{self, Embedder, Model};
 use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
@@ -47,10 +49,26 @@ pub struct Options {
     pub context: usize,
     /// Conversations that are answered at once.
     pub slots: usize,
+    /// Tokens that all conversations may hold together, where not each may hold all of its own at the same time.
+    pub kv_tokens: Option<usize>,
+    /// How keys and values are stored.
+    pub kv: KvKind,
+    /// Answers that may wait for a slot.
+    pub queue: usize,
+    /// Whether to guess what comes next, where that pays.
+    pub speculates: bool,
     /// Threads that compute; as many as there are physical cores unless said.
     pub threads: Option<usize>,
     /// Where they are computed.
     pub device: model::Device,
+}
+
+impl Options {
+    /// How large the cache is.
+    pub fn capacity(&self) -> Capacity {
+        let Self { slots, context, kv_tokens: tokens, kv: kind, .. } = *self;
+        Capacity { slots, context, tokens, kind }
+    }
 }
 
 /// A model that can answer.
@@ -112,26 +130,26 @@ impl Worker {
     /// # Errors
     /// Listening failed, or the engine is dead.
     pub async fn serve(self, listener: Listener) -> io::Result<()> {
-        let Options { name, context, slots, .. } = self.options;
+        let (capacity, options) = (self.options.capacity(), self.options);
         let ended = CancellationToken::new();
         let (duty, metrics) = match self.model.hyper().pooling {
             None => {
-                let mut cache = self.model.cache(slots, context).map_err(io::Error::other)?;
-                let metrics = Arc::new(Metrics::new(slots, cache.blocks().count() * BLOCK));
-                let tokenizer = self.tokenizer.clone();
-                let work = Work { model: self.model, cache, tokenizer, metrics: metrics.clone() };
-                (Duty::Answers(Engine::start(work, ended.clone())?), metrics)
+                let cache = self.model.cache_of(capacity).map_err(io::Error::other)?;
+                let metrics = Arc::new(Metrics::new(capacity.slots, capacity.tokens()));
+                let (tokenizer, speculates) = (self.tokenizer.clone(), options.speculates);
+                let work = Work { model: self.model, cache, tokenizer, metrics: metrics.clone(), speculates };
+                (Duty::Answers(Engine::start(work, options.queue, ended.clone())?), metrics)
             }
             Some(_) => {
-                let embedder = Embedder::new(self.model, context, slots).map_err(io::Error::other)?;
-                let metrics = Arc::new(Metrics::new(slots, 0));
+                let embedder = Embedder::new(self.model, capacity.context, capacity.slots).map_err(io::Error::other)?;
+                let metrics = Arc::new(Metrics::new(capacity.slots, 0));
                 (Duty::Embeds(Embedding::start(embedder, metrics.clone(), ended.clone())?), metrics)
             }
         };
         let (tokenizer, template) = (self.tokenizer, self.template);
         let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
-        let (name, created, grammars) = (name.into(), self.created, Grammars::new(tokenizer.clone()));
+        let (name, created, grammars) = (options.name.into(), self.created, Grammars::new(tokenizer.clone()));
         let face = Face { name, created, duty, tokenizer, longest_token, template, grammars, metrics };
         tokio::select! {
             served = listener.serve(face::router(Arc::new(face))) => served,

@@ -289,6 +289,90 @@ async fn too_long_a_prompt_is_told_as_sdks_expect() {
 }
 
 #[tokio::test]
+async fn too_long_a_prompt_is_shortened_where_that_is_asked_for() {
+    let ask = async |path: &str, mut body: Value| {
+        body["truncation"] = "auto".into();
+        body["temperature"] = 0.into();
+        let response = GEMMA.post(path, &body).await;
+        let told = response.headers().get("x-sovereign-truncated").map(|told| told.to_str().unwrap().to_owned());
+        let answer: Value = response.json().await.unwrap();
+        (answer, told.map(|told| told.parse::<u64>().unwrap()))
+    };
+    let long = "word ".repeat(600) + PROMPT;
+    let (answer, told) = ask("/v1/completions", json!({"prompt": long, "max_tokens": 8})).await;
+    assert!(text(&answer).contains("Rome"), "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 512 - 8);
+    assert!(told.is_some_and(|told| told > 90), "{told:?}");
+    let (_, told) = ask("/v1/completions", json!({"prompt": PROMPT, "max_tokens": 1})).await;
+    assert_eq!(told, None);
+    assert_eq!(GEMMA.post("/v1/completions", &json!({"prompt": "a", "truncation": "middle"})).await.status(), 400);
+}
+
+#[tokio::test]
+async fn who_finds_the_queue_full_is_told_when_to_come_back() {
+    let worker = Worker::start(&model("gemma-3-270m"), &["--slots", "1", "--queue", "1", "--ctx", "2048"]);
+    let body = json!({"prompt": "Once", "max_tokens": 2000, "logit_bias": {"1": -100, "106": -100}, "stream": true});
+    let mut runs = worker.post("/v1/completions", &body).await;
+    runs.chunk().await.unwrap();
+    let waits = worker.post("/v1/completions", &body).await;
+    let refused = worker.post("/v1/completions", &body).await;
+    assert_eq!((waits.status().as_u16(), refused.status().as_u16()), (200, 429));
+    assert!(refused.headers().contains_key("retry-after"));
+    // More than ever fits is refused as well, and takes nobody's place.
+    let many = json!({"prompt": ["a", "b", "c"], "max_tokens": 1});
+    assert_eq!(worker.post("/v1/completions", &many).await.status(), 429);
+}
+
+#[tokio::test]
+async fn keys_and_values_in_fewer_bits_answer_alike() {
+    for kind in ["fp8", "q4"] {
+        let worker = Worker::start(&model("gemma-3-270m"), &["--kv", kind, "--ctx", "256"]);
+        assert!(text(&worker.complete(PROMPT, json!({})).await).contains("Rome"), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn conversations_share_a_small_cache() {
+    // Room for one whole conversation and a half, for four at once.
+    let arguments = ["--slots", "4", "--ctx", "256", "--kv-tokens", "384"];
+    let worker = Worker::start(&model("gemma-3-270m"), &arguments);
+    assert_eq!(worker.metric("sovereign_worker_kv_tokens_capacity").await, 384.0);
+    let body = json!({"max_tokens": 150, "logit_bias": {"1": -100, "106": -100}});
+    let prompts = [PROMPT, "One, two, three,", "Once upon a time", "def main():"];
+    let together = futures_util::future::join_all(prompts.map(|prompt| worker.complete(prompt, body.clone()))).await;
+    assert!(worker.metric("sovereign_worker_preempted_total").await > 0.0);
+    for (prompt, answer) in prompts.iter().zip(together) {
+        assert_eq!(answer["usage"]["completion_tokens"], 150);
+        assert_eq!(text(&worker.complete(prompt, body.clone()).await), text(&answer));
+    }
+}
+
+#[tokio::test]
+async fn guesses_change_no_answer() {
+    let code = "fn area(width: f64, height: f64) -> f64 {\n    let area = width * height;\n    area\n}\n\n".repeat(3);
+    let answers = async |when: &str| {
+        let worker = Worker::start(&model("gemma-3-270m"), &["--speculate", when, "--ctx", "512"]);
+        let mut said = Vec::new();
+        for (temperature, seed) in [(0.0, 1), (0.7, 1), (1.0, 2)] {
+            let more = json!({"temperature": temperature, "seed": seed, "max_tokens": 100});
+            said.push(text(&worker.complete(&code, more).await).to_owned());
+        }
+        (said, worker.metric("sovereign_worker_guessed_right_tokens_total").await)
+    };
+    let ((guessing, right), (plain, none)) = (answers("auto").await, answers("off").await);
+    assert_eq!(guessing, plain);
+    assert!(right > 30.0 && none == 0.0, "{right} of 300");
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_fill_in_says_so() {
+    let response = GEMMA.post("/v1/completions", &json!({"prompt": "a", "suffix": "b"})).await;
+    assert_eq!(response.status(), 400);
+    let error: Value = response.json().await.unwrap();
+    assert_eq!(error["error"]["param"], "suffix", "{error}");
+}
+
+#[tokio::test]
 async fn whoever_leaves_frees_the_slot() {
     let worker = Worker::start(&model("gemma-3-270m"), &["--slots", "1", "--ctx", "4096"]);
     // The bias keeps it from ending early.
@@ -341,6 +425,26 @@ async fn a_full_queue_says_when_to_come_back() {
 #[tokio::test]
 async fn chats() {
     let worker = Worker::start(&model("qwen2.5-coder-1.5b-instruct"), &["--name", "coder", "--ctx", "256"]);
+    // What stands between two pieces of code.
+    let (before, after) =
+        ("def fibonacci(n):\n    if n < 2:\n        return n\n    return ", "\n\nprint(fibonacci(10))\n");
+    let gap = worker.complete(before, json!({"suffix": after, "max_tokens": 32})).await;
+    assert_eq!(text(&gap).replace(' ', "").trim_end(), "fibonacci(n-1)+fibonacci(n-2)", "{gap}");
+    assert_eq!(gap["choices"][0]["finish_reason"], "stop");
+    // A conversation that grows too long loses its oldest turns, not what the system says.
+    let filler = "word ".repeat(150);
+    let said = json!([{"role": "system", "content": "The secret word is plum."}, {"role": "user", "content": filler},
+        {"role": "assistant", "content": filler}, {"role": "user", "content": "What is the secret word?"}]);
+    let body = json!({"messages": said, "temperature": 0, "max_tokens": 12, "truncation": "auto"});
+    let response = worker.post("/v1/chat/completions", &body).await;
+    assert!(response.headers()["x-sovereign-truncated"].to_str().unwrap().parse::<u64>().unwrap() > 290);
+    let answer: Value = response.json().await.unwrap();
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("plum"), "{answer}");
+    let mut refused = body.clone();
+    refused["truncation"] = "disabled".into();
+    let refused: Value = worker.post("/v1/chat/completions", &refused).await.json().await.unwrap();
+    assert_eq!(refused["error"]["code"], "context_length_exceeded", "{refused}");
+
     let messages = json!([
         {"role": "developer", "content": "You answer with one word."},
         {"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]},

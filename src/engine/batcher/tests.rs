@@ -82,6 +82,8 @@ struct Script {
     broken: bool,
     /// Whether the next token is made of all before, rather than the next letter.
     sums: bool,
+    /// Whether it is likely to be the one that came so long before.
+    period: Option<u32>,
 }
 
 impl Runner for Script {
@@ -116,9 +118,13 @@ impl Runner for Script {
             if wants_logits {
                 // It depends on all that came before, so that a wrong cache gives a wrong answer.
                 let sum: u32 = seen.iter().sum();
-                let next = if self.sums { sum % (END - 1) } else { (token + 1).min(END) };
+                let next = match self.period {
+                    Some(period) => seen[seen.len().saturating_sub(period as usize)],
+                    None if self.sums => sum % (END - 1),
+                    None => (token + 1).min(END),
+                };
                 let mut row = vec![0.0; TOKENS.len()];
-                row[next as usize] = 1.0;
+                row[next as usize] = if self.period.is_some() { 4.0 } else { 1.0 };
                 logits.extend(row);
             }
         }
@@ -133,7 +139,9 @@ struct House {
     script: Script,
     context: usize,
     budget: usize,
+    guess_cost: Option<f64>,
     preempted: usize,
+    right: usize,
 }
 
 impl House {
@@ -144,8 +152,8 @@ impl House {
     fn with_blocks(slots: usize, context: usize, blocks: usize) -> Self {
         let blocks = Blocks::new(slots, context, blocks);
         let memory = vec![vec![Vec::new(); BLOCK]; blocks.count()];
-        let script = Script { blocks, memory, passes: Vec::new(), broken: false, sums: false };
-        Self { batcher: Batcher::new(slots), script, context, budget: 8, preempted: 0 }
+        let script = Script { blocks, memory, passes: Vec::new(), broken: false, sums: false, period: None };
+        Self { batcher: Batcher::new(slots), script, context, budget: 8, guess_cost: None, preempted: 0, right: 0 }
     }
 
     fn ask(&mut self, prompt: &str, change: impl FnOnce(&mut Job)) -> Client {
@@ -159,8 +167,10 @@ impl House {
     }
 
     fn step(&mut self) -> Step {
-        let step = self.batcher.step(self.budget, &Letters, &mut self.script);
+        let allowance = Allowance { tokens: self.budget, guess_cost: self.guess_cost };
+        let step = self.batcher.step(|_| allowance, &Letters, &mut self.script);
         self.preempted += step.preempted;
+        self.right += step.right;
         step
     }
 
@@ -220,9 +230,9 @@ fn all_that_run_share_a_pass() {
     house.ask("x", |_| {});
     let waiting = house.ask("m", |job| job.max_tokens = 1);
     assert_eq!(house.load(), Load { waiting: 3, running: 0, cached: 0 });
-    assert_eq!(house.step(), Step { computed: 2, prompt: 2, generated: 2, preempted: 0 });
+    assert_eq!(house.step(), Step { computed: 2, prompt: 2, generated: 2, ..Step::default() });
     assert_eq!(house.load(), Load { waiting: 1, running: 2, cached: 2 });
-    assert_eq!(house.step(), Step { computed: 2, prompt: 0, generated: 2, preempted: 0 });
+    assert_eq!(house.step(), Step { computed: 2, answers: 2, generated: 2, ..Step::default() });
     house.run();
     assert_eq!(house.script.passes, ["0a! 1x!", "0b! 1y!", "0c! 1z!", "0m!"]);
     assert_eq!(*waiting.text.borrow(), "n");
@@ -293,6 +303,16 @@ fn who_asks_the_same_at_the_same_time_waits_for_its_blocks() {
 }
 
 #[test]
+fn what_repeats_comes_several_at_once() {
+    let mut house = House { guess_cost: Some(0.1), ..House::new(1) };
+    house.script.period = Some(4);
+    let client = house.ask("abcdabcda", |job| job.max_tokens = 20);
+    house.run();
+    assert_eq!(&**client.text.borrow(), "bcdabcdabcdabcdabcda");
+    assert!(house.right >= 14 && house.script.passes.len() <= 8, "{} in {:?}", house.right, house.script.passes);
+}
+
+#[test]
 fn who_came_last_makes_room_and_goes_on_later() {
     // Room for one whole conversation and a block: both start, and grow.
     let mut house = House::with_blocks(2, 96, 4);
@@ -349,17 +369,39 @@ fn log_probabilities_come_with_the_text() {
 }
 
 proptest! {
-    /// Nobody is left out, nobody gets more than he has, and nothing is left over that somebody could use.
+    /// Nobody gets more than he has, and nothing is left over that somebody could use.
     #[test]
-    fn shares_are_fair(pending in prop::collection::vec(1usize..300, 0..9), budget in 0usize..400) {
+    fn shares_are_fair(pending in prop::collection::vec(0usize..300, 0..9), budget in 0usize..400) {
         let shares = shares(&pending, budget);
         prop_assert_eq!(shares.len(), pending.len());
-        prop_assert!(shares.iter().zip(&pending).all(|(share, pending)| (1..=*pending).contains(share)));
-        let total: usize = shares.iter().sum();
-        prop_assert_eq!(total, pending.iter().sum::<usize>().min(budget.max(pending.len())));
+        prop_assert!(shares.iter().zip(&pending).all(|(share, pending)| share <= pending));
+        prop_assert_eq!(shares.iter().sum::<usize>(), pending.iter().sum::<usize>().min(budget));
         // Whoever got less than he has got as much as anybody, but for what does not divide.
         let most = shares.iter().copied().max().unwrap_or(0);
         prop_assert!(shares.iter().zip(&pending).all(|(share, pending)| share == pending || share + 1 >= most));
+    }
+
+    /// Guesses change when tokens come, and nothing else: with the same seed the same are drawn.
+    #[test]
+    fn guesses_change_no_answer(
+        asks in prop::collection::vec(("[abc]{3,30}", 1usize..30, any::<u64>(), prop_oneof![Just(0.0f32), Just(1.0)]), 1..5),
+        cost in 0.0f64..0.6, slots in 1usize..4, blocks in 2usize..9, period in 1u32..4,
+    ) {
+        let answers = |guess_cost| {
+            let mut house = House { guess_cost, budget: 40, ..House::with_blocks(slots, 64, blocks) };
+            house.script.period = Some(period);
+            let ask = |(prompt, max_tokens, seed, temperature): &(String, usize, u64, f32)| house.ask(prompt, |job| {
+                job.max_tokens = *max_tokens;
+                job.params.seed = Some(*seed);
+                job.params.temperature = *temperature;
+            });
+            let clients: Vec<Client> = asks.iter().map(ask).collect();
+            house.run();
+            let said: Vec<_> = clients.iter().map(|client| (client.text.borrow().clone(), client.finish())).collect();
+            let counts: Vec<_> = clients.iter().map(|client| client.counts().completion).collect();
+            (said, counts)
+        };
+        prop_assert_eq!(answers(Some(cost)), answers(None));
     }
 
     /// Whatever comes and goes, everybody who stays gets the answer that he would get alone.

@@ -37,6 +37,46 @@ pub struct OutOfMemory {
     pub bytes: u64,
 }
 
+/// How the numbers of keys and values are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvKind {
+    /// As halves.
+    #[default]
+    F16,
+    /// In eight bits: four of exponent, three of mantissa. Not rotated: that made Qwen 2.5's answers seven times as wrong.
+    Fp8,
+    /// In four bits, 32 with a scale, after a rotation that spreads what stands out.
+    Q4,
+}
+
+impl KvKind {
+    /// All kinds.
+    pub const ALL: [KvKind; 3] = [KvKind::F16, KvKind::Fp8, KvKind::Q4];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvKind::F16 => "f16",
+            KvKind::Fp8 => "fp8",
+            KvKind::Q4 => "q4",
+        }
+    }
+
+    /// Bytes of the key or value of a head of `size` dimensions.
+    pub fn row_bytes(self, size: usize) -> usize {
+        match self {
+            KvKind::F16 => 2 * size,
+            KvKind::Fp8 => size,
+            KvKind::Q4 => size.div_ceil(32) * 18,
+        }
+    }
+
+    /// Whether heads of so many dimensions can be stored so.
+    pub fn fits(self, size: usize) -> bool {
+        self != KvKind::Q4 || size.is_multiple_of(32)
+    }
+}
+
 /// How large a cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
@@ -48,6 +88,15 @@ pub struct CacheShape {
     pub heads: usize,
     /// Dimensions of a head.
     pub size: usize,
+    /// How its numbers are stored.
+    pub kind: KvKind,
+}
+
+impl CacheShape {
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.layers * self.heads * 2 * blocks::BLOCK * self.kind.row_bytes(self.size)
+    }
 }
 
 /// The tokens of a step, by row.

@@ -8,6 +8,9 @@ use crate::engine::kv_cache::Capacity;
 /// Tokens of a step at most on a processor; a longer batch goes through in several.
 pub const ROWS: usize = 256;
 
+/// Rows of logits at least: of an answer's next token and of guesses at what follows it.
+const LOGIT_ROWS: usize = 8;
+
 /// The buffers of a forward pass. Lengths are those of as many rows as the device takes at once, or of fewer where a cache
 /// holds fewer tokens.
 pub struct Workspace<K: Kernels> {
@@ -77,7 +80,7 @@ struct Lengths {
 impl Lengths {
     fn new(at_once: usize, capacity: Capacity) -> Lengths {
         let rows = at_once.min(capacity.slots.saturating_mul(capacity.context)).max(1);
-        Lengths { rows, logit_rows: capacity.slots.clamp(1, rows) }
+        Lengths { rows, logit_rows: capacity.slots.max(LOGIT_ROWS).min(rows) }
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod bpe;
 mod end;
+mod infill;
 mod merge;
 mod pretokenizer;
 mod special;
@@ -27,6 +28,7 @@ pub use stream::Utf8Stream;
 use super::Error;
 use super::gguf::Gguf;
 use bpe::Bpe;
+use infill::Infill;
 use special::{Fragment, Specials};
 use spm::Spm;
 use std::collections::BTreeSet;
@@ -54,6 +56,7 @@ pub struct Tokenizer {
     bos: Option<Token>,
     eos: Option<Token>,
     ends: BTreeSet<Token>,
+    infill: Option<Infill>,
     add_bos: bool,
     add_eos: bool,
 }
@@ -107,6 +110,7 @@ impl Tokenizer {
             false => (id("tokenizer.ggml.eos_token_id", default_eos)?, "tokenizer.ggml.add_eos_token"),
         };
         let ends = end::tokens(&mut vocabulary, metadata, eos)?;
+        let infill = Infill::of(&vocabulary, metadata)?;
         vocabulary.set_pieces(|vocabulary, token| match &algorithm {
             Algorithm::Spm(_) | Algorithm::WordPiece(_) => spm::piece(vocabulary, token),
             Algorithm::Bpe(bpe) => bpe.piece(vocabulary, token),
@@ -118,6 +122,7 @@ impl Tokenizer {
             bos,
             eos,
             ends,
+            infill,
             add_bos: metadata.find("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos),
             add_eos: metadata.find(add_eos)?.unwrap_or(separates),
         })

@@ -17,6 +17,8 @@ const MAX_PROMPTS: usize = 32;
 pub struct Request {
     /// What to go on from; each is answered by itself.
     pub prompts: Vec<Prompt>,
+    /// What is to follow the answer, which then stands between the two.
+    pub suffix: Option<String>,
     /// Whether answers begin with their prompt.
     pub echo: bool,
     /// How to answer; `max_tokens` is always there.
@@ -46,13 +48,9 @@ impl Request {
             let message = "echo together with logprobs is not supported here: prompts are not scored";
             return Err(Error::invalid("echo", message).code("unsupported_value"));
         }
-        if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-            let message =
-                "suffix is not supported here: write the model's own fill-in-the-middle tokens into the prompt";
-            return Err(Error::invalid("suffix", message).code("unsupported_value"));
-        }
         generation.params.top_logprobs = logprobs.and_then(|top| top.try_into().ok());
-        Ok(Self { prompts: prompts(fields, "prompt", MAX_PROMPTS)?, echo, generation })
+        let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty()).map(str::to_owned);
+        Ok(Self { prompts: prompts(fields, "prompt", MAX_PROMPTS)?, suffix, echo, generation })
     }
 }
 
@@ -173,7 +171,7 @@ mod tests {
         check(r#"{"prompt": "a", "logprobs": true}"#, "logprobs");
         check(r#"{"prompt": "a", "logprobs": 65}"#, "logprobs");
         check(r#"{"prompt": "a", "logprobs": 1, "echo": true}"#, "echo");
-        check(r#"{"prompt": "a", "suffix": "b"}"#, "suffix");
+        check(r#"{"prompt": "a", "suffix": 5}"#, "suffix");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Generation {
     pub params: Params,
     /// What the answer must be.
     pub wanted: Option<Wanted>,
+    /// Whether too long a prompt is shortened rather than refused.
+    pub truncate: bool,
     /// Whether the answer comes in pieces.
     pub stream: bool,
     /// Whether a stream ends with its usage.
@@ -53,9 +55,22 @@ impl Generation {
             stop: stop(fields)?,
             params: params(fields)?,
             wanted: constraint::read(fields)?,
+            truncate: truncate(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
         })
+    }
+}
+
+/// The word of OpenAI's responses, for all that answers.
+fn truncate(fields: &Fields) -> Result<bool, Error> {
+    match fields.text("truncation")? {
+        None | Some("disabled") => Ok(false),
+        Some("auto") => Ok(true),
+        Some(other) => {
+            let message = format!("truncation must be \"auto\" or \"disabled\", not {other:?}");
+            Err(Error::invalid("truncation", message))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! widened to floats once for all of them. Tiles begin at fixed positions and are weighed in full length, so that a row's
 //! result does not depend on which others share its task: a token alone gives the same bits as in a batch.
 
-use super::{Attention, Cache, Isa, Parts, Pool, Step};
+use super::{Attention, Cache, Half, Isa, KvKind, Parts, Place, Pool, Step, kv};
 use crate::engine::blocks::BLOCK;
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ pub fn attend(
     let parts = Parts::new(&mut out[..step.rows() * width]);
     pool.run(tasks.len(), |task| {
         let task = &tasks[task];
-        let mut rows = Rows::new();
+        let mut rows = Rows::new(cache.shape().kind);
         for token in task.token..task.token + task.tokens {
             for head in task.head..task.head + task.heads {
                 let q = &q[token * width + head * size..][..size];
@@ -87,7 +87,8 @@ fn tasks(step: &Step, heads: usize, kv_heads: usize, threads: usize) -> Vec<Task
 /// The rows of a task and what they have gathered.
 struct Rows {
     count: usize,
-    /// Queries, scaled.
+    kind: KvKind,
+    /// Queries, scaled and turned as keys are.
     q: [[f32; MAX_HEAD]; ROWS],
     size: usize,
     /// The positions that each row sees: from the first to before the second.
@@ -101,9 +102,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn new() -> Rows {
+    fn new(kind: KvKind) -> Rows {
         Rows {
             count: 0,
+            kind,
             q: [[0.0; MAX_HEAD]; ROWS],
             size: 0,
             seen: [(0, 0); ROWS],
@@ -116,7 +118,10 @@ impl Rows {
     fn push(&mut self, q: &[f32], attention: &Attention, position: usize) {
         let row = self.count;
         for (to, from) in self.q[row].iter_mut().zip(q) {
-            *to = from * attention.scale;
+            *to = from * attention.scale * kv::unit(self.kind);
+        }
+        if self.kind == KvKind::Q4 {
+            kv::rotate(&mut self.q[row][..q.len()]);
         }
         let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
         self.seen[row] = (first, position + 1);
@@ -130,18 +135,21 @@ impl Rows {
         let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0) / TILE * TILE;
         let end = seen.iter().map(|seen| seen.1).max().unwrap_or(0);
         let mut scores = [[0.0; TILE]; ROWS];
+        let mut room = Vec::new();
         for from in (first..end).step_by(TILE) {
             let to = end.min(from + TILE);
             let blocks = || table[from / BLOCK..to.div_ceil(BLOCK)].iter().zip((0..to - from).step_by(BLOCK));
             for (&block, at) in blocks() {
                 let keys = BLOCK.min(to - from - at);
-                self.score(isa, &cache.keys(layer, block, head)[..keys * self.size], at, &mut scores);
+                let rows = cache.rows(isa, Place { layer, block, head }, Half::Keys, &mut room);
+                self.score(isa, &rows[..keys * self.size], at, &mut scores);
             }
             for row in 0..self.count {
                 self.weigh_tile(isa, row, from, to, attention.softcap, &mut scores[row]);
             }
             for (&block, at) in blocks() {
-                self.sum(isa, cache.values(layer, block, head), &scores, at..to.min(from + at + BLOCK) - from);
+                let rows = cache.rows(isa, Place { layer, block, head }, Half::Values, &mut room);
+                self.sum(isa, rows, &scores, at..to.min(from + at + BLOCK) - from);
             }
         }
     }
@@ -227,9 +235,12 @@ impl Rows {
     }
 
     fn finish(&self, row: usize, out: &mut [f32]) {
-        let share = 1.0 / self.total[row];
+        let share = kv::unit(self.kind) / self.total[row];
         for (out, sum) in out.iter_mut().zip(&self.sums[row]) {
             *out = sum * share;
+        }
+        if self.kind == KvKind::Q4 {
+            kv::rotate(out);
         }
     }
 }

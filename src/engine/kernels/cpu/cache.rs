@@ -1,14 +1,34 @@
-use super::{CacheShape, OutOfMemory};
+use super::{CacheShape, Isa, KvKind, OutOfMemory, kv};
 use crate::engine::blocks::{BLOCK, Copy};
 use half::f16;
 use memmap2::MmapMut;
 
-/// Keys and values: [blocks, layers, heads, 2, BLOCK, size] halves. What one head looks through of a block lies together,
-/// and so does all of a block.
+/// Keys and values: [blocks, layers, heads, 2, BLOCK] rows of a head's numbers. What one head looks through of a block lies
+/// together, and so does all of a block.
 pub struct Cache {
     /// Anonymous memory: zeros, and only what is written takes room.
     memory: MmapMut,
     shape: CacheShape,
+}
+
+/// Keys or values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
+/// Where a head's rows of a block lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The layer.
+    pub layer: usize,
+    /// The block.
+    pub block: u32,
+    /// The head of keys and values.
+    pub head: usize,
 }
 
 impl Cache {
@@ -17,8 +37,9 @@ impl Cache {
     /// # Errors
     /// The system grants no such memory.
     pub fn new(shape: CacheShape) -> Result<Cache, OutOfMemory> {
-        let CacheShape { layers, blocks, heads, size } = shape;
-        let bytes = [layers, blocks, heads, BLOCK, size].iter().try_fold(4_usize, |bytes, &n| bytes.checked_mul(n));
+        let CacheShape { layers, blocks, heads, size, kind } = shape;
+        let sizes = [layers, blocks, heads, BLOCK, kind.row_bytes(size)];
+        let bytes = sizes.iter().try_fold(2_usize, |bytes, &n| bytes.checked_mul(n));
         let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok());
         let none = OutOfMemory { what: "keys and values", bytes: bytes.map_or(u64::MAX, |bytes| bytes as u64) };
         let memory = bytes.and_then(|bytes| MmapMut::map_anon(bytes.max(1)).ok()).ok_or(none)?;
@@ -30,47 +51,83 @@ impl Cache {
         self.shape
     }
 
-    /// Keys of a block, [BLOCK, size].
-    pub fn keys(&self, layer: usize, block: u32, head: usize) -> &[f16] {
-        &self.halves()[self.at(layer, block, head, 0)..][..BLOCK * self.shape.size]
+    /// A head's keys or values of a block, [BLOCK, size], to be multiplied with [`kv::unit`]; `room` is for what is not
+    /// stored as halves.
+    pub fn rows<'a>(&'a self, isa: Isa, place: Place, half: Half, room: &'a mut Vec<f16>) -> &'a [f16] {
+        let (kind, len) = (self.shape.kind, BLOCK * self.shape.size);
+        let bytes = &self.memory[self.at(place, half)..][..BLOCK * self.row_bytes()];
+        if kind == KvKind::F16 {
+            return halves(bytes);
+        }
+        room.resize(len, f16::ZERO);
+        match kind {
+            KvKind::F16 => {}
+            KvKind::Fp8 => kv::decode_fp8(bytes, room),
+            KvKind::Q4 => kv::decode_q4(isa, bytes, room),
+        }
+        room
     }
 
-    /// Values of a block, [BLOCK, size].
-    pub fn values(&self, layer: usize, block: u32, head: usize) -> &[f16] {
-        &self.halves()[self.at(layer, block, head, 1)..][..BLOCK * self.shape.size]
-    }
-
-    /// The key of a position in a block, [size].
-    pub fn key_mut(&mut self, layer: usize, block: u32, head: usize, position: usize) -> &mut [f16] {
-        let (at, size) = (self.at(layer, block, head, 0), self.shape.size);
-        &mut self.halves_mut()[at + position * size..][..size]
-    }
-
-    /// The value of a position in a block, [size].
-    pub fn value_mut(&mut self, layer: usize, block: u32, head: usize, position: usize) -> &mut [f16] {
-        let (at, size) = (self.at(layer, block, head, 1), self.shape.size);
-        &mut self.halves_mut()[at + position * size..][..size]
+    /// Puts the key or value `x` [size] of a head at a position of a block.
+    pub fn put(&mut self, isa: Isa, place: Place, half: Half, position: usize, x: &[f32]) {
+        let row = self.row_bytes();
+        let at = self.at(place, half) + position * row;
+        let bytes = &mut self.memory[at..at + row];
+        match self.shape.kind {
+            KvKind::F16 => isa.to_f16(x, halves_mut(bytes)),
+            KvKind::Fp8 => kv::encode_fp8(x, bytes),
+            KvKind::Q4 => {
+                let mut rotated = [0.0; super::MAX_HEAD];
+                let rotated = &mut rotated[..x.len()];
+                rotated.copy_from_slice(x);
+                kv::rotate(rotated);
+                kv::encode_q4(rotated, bytes);
+            }
+        }
     }
 
     /// Makes one block what another one is.
     pub fn copy(&mut self, copy: Copy) {
-        let [from, to] = [copy.from, copy.to].map(|block| self.at(0, block, 0, 0));
-        let len = self.at(0, 1, 0, 0);
-        self.halves_mut().copy_within(from..from + len, to);
+        let len = self.block_bytes();
+        let [from, to] = [copy.from, copy.to].map(|block| block as usize * len);
+        self.memory.copy_within(from..from + len, to);
     }
 
-    fn at(&self, layer: usize, block: u32, head: usize, which: usize) -> usize {
-        let CacheShape { layers, heads, size, .. } = self.shape;
-        (((block as usize * layers + layer) * heads + head) * 2 + which) * BLOCK * size
+    /// All of a block.
+    pub fn block(&self, block: u32) -> &[u8] {
+        let len = self.block_bytes();
+        &self.memory[block as usize * len..][..len]
     }
 
-    fn halves(&self) -> &[f16] {
-        // SAFETY: a mapping begins at a page, so it is aligned; any 16 bits are a half; the length is in whole halves.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() / 2) }
+    /// All of a block, to be written.
+    pub fn block_mut(&mut self, block: u32) -> &mut [u8] {
+        let len = self.block_bytes();
+        &mut self.memory[block as usize * len..][..len]
     }
 
-    fn halves_mut(&mut self) -> &mut [f16] {
-        // SAFETY: as above, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() / 2) }
+    fn row_bytes(&self) -> usize {
+        self.shape.kind.row_bytes(self.shape.size)
     }
+
+    fn block_bytes(&self) -> usize {
+        self.shape.block_bytes()
+    }
+
+    fn at(&self, Place { layer, block, head }: Place, half: Half) -> usize {
+        let CacheShape { layers, heads, .. } = self.shape;
+        (((block as usize * layers + layer) * heads + head) * 2 + half as usize) * BLOCK * self.row_bytes()
+    }
+}
+
+/// Rows as what they are.
+fn halves(bytes: &[u8]) -> &[f16] {
+    assert!(bytes.as_ptr().cast::<f16>().is_aligned());
+    // SAFETY: aligned, as a mapping begins at a page and rows of halves are even; any 16 bits are a half.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 2) }
+}
+
+fn halves_mut(bytes: &mut [u8]) -> &mut [f16] {
+    assert!(bytes.as_ptr().cast::<f16>().is_aligned());
+    // SAFETY: as above, and `bytes` is borrowed exclusively.
+    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / 2) }
 }

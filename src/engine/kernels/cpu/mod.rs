@@ -7,6 +7,7 @@ mod avx2;
 mod cache;
 mod encoder;
 mod isa;
+mod kv;
 mod matmul;
 mod parts;
 mod pool;
@@ -20,12 +21,12 @@ mod extremes;
 pub(super) mod tests;
 
 pub use attention::MAX_HEAD;
-pub use cache::Cache;
+pub use cache::{Cache, Half, Place};
 pub use isa::Isa;
 pub use matmul::Matrix;
 pub use pool::Pool;
 
-use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
+use super::{Attention, CacheShape, Gate, Kernels, KvKind, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
 use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::quant::Format;
 use matmul::Columns;
@@ -202,8 +203,9 @@ impl Kernels for Cpu {
             let (block, position) = (step.tables[slot][position / BLOCK], position % BLOCK);
             for head in 0..heads {
                 let from = (row * heads + head) * size;
-                self.isa.to_f16(&k[from..from + size], cache.key_mut(layer, block, head, position));
-                self.isa.to_f16(&v[from..from + size], cache.value_mut(layer, block, head, position));
+                let place = Place { layer, block, head };
+                cache.put(self.isa, place, Half::Keys, position, &k[from..from + size]);
+                cache.put(self.isa, place, Half::Values, position, &v[from..from + size]);
             }
         }
     }

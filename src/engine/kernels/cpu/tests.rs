@@ -176,12 +176,14 @@ proptest! {
     fn attention(
         seed in any::<u64>(), group in 1_usize..10, kv_heads in 1_usize..3, size in 1_usize..40, threads in 1_usize..4,
         window in proptest::option::of(1_usize..100), softcap in proptest::option::of(1.0_f32..20.0),
+        kind in proptest::sample::select(KvKind::ALL.to_vec()),
     ) {
+        let size = if kind == KvKind::Q4 { size.next_multiple_of(32) } else { size };
         let mut random = Random(seed);
         let cpu = Cpu::new(threads);
         let (slots, context, heads) = (2, 150, group * kv_heads);
         let tables = &scattered(slots, context, seed);
-        let mut cache = cpu.cache(CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size }).unwrap();
+        let mut cache = cpu.cache(CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size, kind }).unwrap();
         // Both conversations are full to different heights; then some tokens of each ask.
         let mut step = Step { tables, ..Step::default() };
         for slot in 0..slots {
@@ -222,7 +224,9 @@ proptest! {
             }
         }
         let error = nmse(&out, &expected);
-        prop_assert!(error < 1e-10, "nmse {error}");
+        // Fewer bits are the only difference.
+        let most = match kind { KvKind::F16 => 1e-10, KvKind::Fp8 => 1e-2, KvKind::Q4 => 5e-2 };
+        prop_assert!(error < most, "{kind:?}: nmse {error}");
     }
 }
 
@@ -259,8 +263,8 @@ fn rotations() {
 
 #[test]
 fn a_cache_beyond_all_memory_is_refused() {
-    let shape = CacheShape { layers: 1 << 20, blocks: 1 << 36, heads: 1 << 10, size: 128 };
+    let shape = CacheShape { layers: 1 << 20, blocks: 1 << 36, heads: 1 << 10, size: 128, kind: KvKind::F16 };
     assert!(Cpu::new(1).cache(shape).is_err());
-    let shape = CacheShape { layers: 1, blocks: 1 << 46, heads: 1, size: 128 };
+    let shape = CacheShape { layers: 1, blocks: 1 << 46, heads: 1, size: 128, kind: KvKind::F16 };
     assert!(Cpu::new(1).cache(shape).is_err());
 }

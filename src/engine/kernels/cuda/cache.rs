@@ -14,7 +14,7 @@ pub struct Cache {
 
 impl Cache {
     pub(super) fn new(device: &Arc<Device>, shape: CacheShape) -> Result<Cache, OutOfMemory> {
-        let CacheShape { layers, blocks, heads, size } = shape;
+        let CacheShape { layers, blocks, heads, size, .. } = shape;
         let bytes = [layers, blocks, heads, BLOCK, size].iter().try_fold(4_usize, |bytes, &n| bytes.checked_mul(n));
         let bytes = bytes.ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
         let memory = device.allocate(bytes, "keys and values")?;

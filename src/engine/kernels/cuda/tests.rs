@@ -1,6 +1,7 @@
 //! Every kernel against the processor's plain ones, over random shapes. Without a card they say so and pass.
 
 use super::*;
+use crate::engine::kernels::KvKind;
 use crate::engine::kernels::cpu::tests::scattered;
 use crate::engine::kernels::cpu::{Cpu, Isa};
 use crate::engine::quant::tests::{Random, nmse, random_row};
@@ -427,7 +428,7 @@ proptest! {
     ) {
         let Some(cuda) = cuda() else { return Ok(()) };
         let tables = &scattered(3, prompt + 50, seed);
-        let shape = CacheShape { layers: 2, blocks: tables.concat().len(), heads: kv_heads, size };
+        let shape = CacheShape { layers: 2, blocks: tables.concat().len(), heads: kv_heads, size, kind: KvKind::F16 };
         let attention =
             Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window, softcap };
         let mut both = Both::new(cuda, shape, seed);
@@ -447,7 +448,7 @@ fn attention_over_long_contexts() {
     let Some(cuda) = cuda() else { return };
     for (size, kv_heads, group) in [(128, 8, 4), (128, 4, 7), (64, 8, 4), (256, 1, 4), (96, 2, 1)] {
         let tables = &scattered(2, 5000, 7);
-        let shape = CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size };
+        let shape = CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size, kind: KvKind::F16 };
         let attention =
             Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window: None, softcap: None };
         let mut both = Both::new(cuda, shape, 7);
@@ -469,7 +470,7 @@ fn attention_over_long_contexts() {
 fn blocks_are_copied_whole() {
     let Some(cuda) = cuda() else { return };
     let tables = &[vec![0, 1], vec![2, 3]];
-    let shape = CacheShape { layers: 2, blocks: 4, heads: 2, size: 64 };
+    let shape = CacheShape { layers: 2, blocks: 4, heads: 2, size: 64, kind: KvKind::F16 };
     let attention = Attention { heads: 4, scale: 0.125, window: None, softcap: None };
     let mut both = Both::new(cuda, shape, 3);
     let prompt: Vec<_> = (0..50).map(|position| (0, position)).collect();

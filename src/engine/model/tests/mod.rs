@@ -214,6 +214,8 @@ fn requests_out_of_bounds_change_nothing() {
 
     let other = load(&Tiny::new("qwen2"));
     assert!(other.forward(&mut cache, &Batch::new()).unwrap_err().to_string().contains("another model"));
+    let four_bits = model.cache_of(Capacity { kind: KvKind::Q4, ..Capacity::whole(1, 8) });
+    assert!(four_bits.err().unwrap().to_string().contains("cannot be stored as q4"));
     assert!(model.cache(0, 8).is_err() && model.cache(1, 0).is_err());
     assert!(model.cache(usize::MAX, usize::MAX).is_err());
 }

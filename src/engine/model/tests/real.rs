@@ -2,8 +2,9 @@
 
 use super::logits;
 use crate::engine::gguf::Gguf;
+use crate::engine::kernels::KvKind;
 use crate::engine::kernels::cpu::{Cpu, Isa};
-use crate::engine::kv_cache::KvCache;
+use crate::engine::kv_cache::{Capacity, KvCache};
 use crate::engine::model::{Batch, Model, Options};
 use crate::engine::tokenizer::{Special, Tokenizer};
 use std::path::PathBuf;
@@ -95,5 +96,43 @@ fn fast_instructions_give_the_plain_ones_distributions() {
         let divergence = divergence(file, TEXT);
         println!("{file}: {divergence:.2e}");
         assert!((0.0..1e-4).contains(&divergence), "{file}: {divergence}");
+    }
+}
+
+/// The mean divergence (KL) of what is predicted with keys and values of this kind from what is with halves.
+fn divergence_of(model: &Model, tokens: &[u32], kind: KvKind) -> f64 {
+    let predicted = |kind| -> Vec<f32> {
+        let mut cache = model.cache_of(Capacity { kind, ..Capacity::whole(1, 512) }).unwrap();
+        logits(model, &mut cache, 0, tokens, 64)
+    };
+    let vocabulary = model.hyper().vocabulary;
+    let (halves, fewer) = (predicted(KvKind::F16), predicted(kind));
+    let mut sum = 0.0;
+    for (p, q) in halves.chunks(vocabulary).zip(fewer.chunks(vocabulary)) {
+        let total = |row: &[f32]| row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+        let (of_p, of_q) = (total(p), total(q));
+        let term = |(&p, &q): (&f32, &f32)| {
+            let (p, q) = (f64::from(p) - of_p, f64::from(q) - of_q);
+            p.exp() * (p - q)
+        };
+        sum += p.iter().zip(q).map(term).sum::<f64>();
+    }
+    sum / tokens.len() as f64
+}
+
+#[test]
+fn fewer_bits_of_keys_and_values_change_little() {
+    let text = include_str!("../../kv_cache.rs");
+    for (file, bounds) in [
+        ("gemma-3-270m-q4_k_m.gguf", &[(KvKind::Fp8, 0.06), (KvKind::Q4, 0.4)][..]),
+        ("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", &[(KvKind::Fp8, 0.15)]),
+    ] {
+        let (model, tokenizer) = load(file);
+        let tokens = tokenizer.encode(text, Special::Plain, true);
+        for &(kind, most) in bounds {
+            let divergence = divergence_of(&model, &tokens[..300], kind);
+            println!("{file} with keys and values as {}: {divergence:.5}", kind.name());
+            assert!((0.0..most).contains(&divergence), "{file} as {kind:?}: {divergence}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 use super::tiny::{Tiny, open};
 use crate::engine::footprint::{Footprint, Servable};
 use crate::engine::gguf::{Kind, Scalar, Writer};
+use crate::engine::kernels::KvKind;
+use crate::engine::kv_cache::Capacity;
 use crate::engine::model::{Model, Options};
 use crate::engine::quant::Format;
 
@@ -195,6 +197,13 @@ fn footprints_are_exact() {
         let expected = footprint.weights + 3 * 128 * kv_per_token + footprint.workspace(100, 3);
         assert_eq!(footprint.total(100, 3), expected);
     };
+    // With fewer bits keys and values take less, and all conversations may have fewer tokens than as many whole ones.
+    let footprint = Footprint::of(&Tiny { head: 32, ..Tiny::new("llama") }.gguf());
+    let rest = footprint.weights + footprint.workspace(100, 3);
+    for (kind, head) in [(KvKind::F16, 64), (KvKind::Fp8, 32), (KvKind::Q4, 18)] {
+        let capacity = Capacity { kind, tokens: Some(200), ..Capacity::whole(3, 100) };
+        assert_eq!(footprint.bytes(capacity), rest + 224 * 2 * 2 * 2 * head);
+    }
     check(Tiny::new("llama"), 2 * 2 * 2 * 2 * 8);
     check(Tiny::new("qwen2"), 2 * 2 * 2 * 2 * 8);
     check(Tiny { format: Format::Q8_0, kv_heads: 1, head: 16, ..Tiny::new("gemma3") }, 2 * 2 * 7 * 16);
