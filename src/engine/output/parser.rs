@@ -438,8 +438,15 @@ impl Parser {
         true
     }
 
+    /// It is no call: its mark or bracket is text, and a call may begin in what follows, however it was cut.
     fn is_text(&mut self, open: Open) -> bool {
-        self.text(&open.raw);
+        let mut end = open.body;
+        if open.raw[..end].trim().is_empty() {
+            let begun = open.raw.trim_start();
+            end = open.raw.len() - begun.len() + begun.chars().next().map_or(0, char::len_utf8);
+        }
+        self.text(&open.raw[..end]);
+        self.held = open.raw[end..].to_string();
         true
     }
 

@@ -163,6 +163,7 @@ fn llama_calls() {
     check("<|python_tag|>{\"name\": \"add\", \"parameters\": {\"a\": 1}}", "add({\"a\": 1})");
     check("<|python_tag|>weather.call(city=\"Zug\")", "weather({\"city\":\"Zug\"})");
     check("<|python_tag|>import math\nprint(math.pi)", "python({\"code\":\"import math\\nprint(math.pi)\"})");
+    check("{{x <|python_tag|>add(a=1)", "{{xadd({\"a\":1})");
     check("Sure. <function=add>{\"a\": {\"b\": 1}}</function>", "Sure.add({\"a\": {\"b\": 1}})");
 }
 
