@@ -16,7 +16,7 @@ pub(super) struct WordPiece {
     unknown: Token,
     lowercase: bool,
     strip_accents: bool,
-    /// Unicode's categories beyond ASCII.
+    /// Unicode's categories beyond ASCII, as the tokenizers library has them: it knows no character since Unicode 8.
     punctuation: Regex,
     other: Regex,
     accent: Regex,
@@ -36,9 +36,9 @@ impl WordPiece {
             unknown,
             lowercase,
             strip_accents: metadata.find("tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lowercase),
-            punctuation: class(r"\p{P}")?,
-            other: class(r"\p{C}")?,
-            accent: class(r"\p{Mn}")?,
+            punctuation: class(r"[\p{P}&&\p{age=8.0}]")?,
+            other: class(r"[[\p{Cc}\p{Cf}\p{Co}]&&\p{age=8.0}]")?,
+            accent: class(r"[\p{Mn}&&\p{age=8.0}]")?,
         })
     }
 
