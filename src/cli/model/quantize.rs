@@ -1,11 +1,10 @@
+use crate::bench::{Device, Subject};
 use crate::cli::worker::positive;
 use crate::config::Bytes;
 use crate::engine::eval::Text;
 use crate::engine::gguf::Gguf;
 use crate::engine::kernels::cpu::physical_cores;
-use crate::engine::model::{Model, Options};
 use crate::engine::quantise::{Mix, Plan, fit};
-use crate::engine::tokenizer::Tokenizer;
 use anyhow::{Context, bail};
 use clap::ArgGroup;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -95,16 +94,14 @@ impl Quantize {
             Some(path) => fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
             None => fit::TEXT.to_owned(),
         };
-        let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let options = Options { threads: Some(self.threads()), ..Options::default() };
         let predictions = beside(&self.output, "predictions");
         let measured = (|| {
-            let model = Model::load(gguf.clone(), options)?;
+            let Subject { tokenizer, model, .. } = Subject::load(&self.input, Device::Cpu, Some(self.threads()))?;
             let text = Text::new(&tokenizer, &text, CONTEXT, Some(CHUNKS))?;
             fit::predict(&model, &text, &predictions)?;
             drop(model);
             let bar = bar("measuring", "{msg} {wide_bar} {pos}/{len} tensors {eta}", 0);
-            let measured = fit::measure(gguf, &tokenizer, &predictions, options, |done, of| {
+            let measured = fit::measure(gguf, &tokenizer, &predictions, self.threads(), |done, of| {
                 bar.set_length(of as u64);
                 bar.set_position(done as u64);
             });

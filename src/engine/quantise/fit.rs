@@ -54,7 +54,7 @@ struct Choice {
     cost: f64,
 }
 
-/// Measures what formats cost each tensor. `reference` are the predictions of the model as it is. `done` is told how many
+/// Measures what formats cost each tensor, with so many threads. `reference` are the predictions of the model as it is. `done` is told how many
 /// tensors of how many are done.
 ///
 /// # Errors
@@ -63,7 +63,7 @@ pub fn measure(
     gguf: &Arc<Gguf>,
     tokenizer: &Tokenizer,
     reference: &Path,
-    options: Options,
+    threads: usize,
     mut done: impl FnMut(usize, usize),
 ) -> Result<Vec<Candidate>, Error> {
     let metadata = super::Plan::new(gguf, vec![None; gguf.tensors().len()], None)?.metadata(gguf);
@@ -79,7 +79,6 @@ pub fn measure(
         let numbers = Numbers::of(gguf, of);
         let errors: Vec<f64> = formats.iter().map(|&format| numbers.error(format)).collect();
         let mut bytes = Vec::new();
-        let threads = options.threads.unwrap_or(1);
         let stored = numbers.store(probe, 1.0, threads, |stretch| {
             bytes.extend(stretch);
             Ok(())
@@ -87,6 +86,7 @@ pub fn measure(
         // Memory does not fail to be written to.
         stored.unwrap_or_default();
         let changed = changed(gguf, metadata.clone(), tensor, probe, bytes)?;
+        let options = Options { threads: Some(threads), ..Options::default() };
         let model = Model::load(Arc::new(changed), options)?;
         let divergence =
             eval::divergence(&model, tokenizer, &mut Reader::open(reference)?, |_, _| {})?.divergence.value;
