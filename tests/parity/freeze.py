@@ -1,7 +1,8 @@
 """Writes what llama.cpp says into tests/fixtures/parity, for the tests that run without it:
 freeze.py MODELS_FOLDER FLOATS_FOLDER
 
-Answers are those with the weights as floats; `noise` is how far llama.cpp's quantised run is from them.
+Answers are those with the weights as floats, each token with its log-probability there and in llama.cpp's quantised run;
+`noise` is how far the latter are from the former.
 """
 
 import json
@@ -34,7 +35,7 @@ def answers(oracle, floats, prompts):
             peer, judge = oracle.row(tokens + answer), floats.row(tokens + answer)
             top = best(judge, TOP)
             errors += [peer[token] - logprob for token, logprob in top]
-            steps.append([[token, round(logprob, 4)] for token, logprob in top])
+            steps.append([[token, round(logprob, 4), round(float(peer[token]), 4)] for token, logprob in top])
             answer.append(top[0][0])
             if oracle.is_end(answer[-1]):
                 break

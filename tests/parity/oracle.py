@@ -16,7 +16,9 @@ import numpy
 
 # How far ours may be from the floats, in units of llama.cpp's own distance (root of the mean square): all
 # log-probabilities together, that of any token of 5% and more, and how much less probable than the best a choice may be.
+# Where a small difference grows large, llama.cpp's does too: a token may be so many times as far off as there.
 RMS, MOST, MARGIN = 1.15, 6, 4
+THERE = 2
 LIKELY = -3
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import huggingface
 from cases import MODELS, PROMPTS, TEXTS, as_trained, random_texts
-from oracle import LIKELY, MARGIN, MOST, RMS, Oracle, rms, with_floats
+from oracle import LIKELY, MARGIN, MOST, RMS, THERE, Oracle, rms, with_floats
 
 ANSWER = 24
 TOP = 5
@@ -95,9 +95,10 @@ def compare_answers(worker, oracle, floats, prompts):
     for deficit, _, where in deficits:
         if deficit > MARGIN * noise:
             yield f"{where} is {deficit:.3f} less probable than the best, at most {MARGIN * noise:.3f} was expected"
-    for error, likely, where in ours:
-        if likely and abs(error) > MOST * noise:
-            yield f"{where} is off by {error:.3f}, at most {MOST * noise:.3f} was expected"
+    for (error, likely, where), (there, _) in zip(ours, theirs):
+        most = max(MOST * noise, THERE * abs(there))
+        if likely and abs(error) > most:
+            yield f"{where} is off by {error:.3f}, at most {most:.3f} was expected"
     if rms(row[0] for row in ours) > RMS * noise:
         yield f"log-probabilities are off by {rms(row[0] for row in ours):.3f} (rms), at most {RMS * noise:.3f} was expected"
 
