@@ -89,7 +89,7 @@ fn divergence(file: &str, text: &str) -> f64 {
 }
 
 #[test]
-#[ignore = "the plain instructions take a minute: see `make parity`"]
+#[ignore = "fails, and takes a minute: where sums differ in the last bit activations round to other bytes; see docs/EVIDENCE.md"]
 fn fast_instructions_give_the_plain_ones_distributions() {
     const TEXT: &str = "Once upon a time, in a village by the sea, there lived an old engineer who repaired pumps.";
     for file in ["gemma-3-270m-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"] {
