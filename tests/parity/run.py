@@ -11,6 +11,7 @@ from pathlib import Path
 import huggingface
 from cases import MODELS, PROMPTS, TEXTS, as_trained, random_texts
 from oracle import LIKELY, MARGIN, MOST, RMS, THERE, Oracle, rms, with_floats
+from worker import Worker
 
 ANSWER = 24
 TOP = 5
