@@ -219,7 +219,8 @@ pub trait Kernels: Send + Sync + Sized {
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory>;
 
     /// A matrix or table with all weights multiplied: what goes with [`Format::NVFP4`], whose own scales are narrow.
-    fn scaled(&self, matrix: Self::Matrix, by: f32) -> Self::Matrix;
+    /// None where the device does not do that.
+    fn scaled(&self, matrix: Self::Matrix, by: f32) -> Option<Self::Matrix>;
 
     /// A table of embeddings, which rows are looked up in and which nothing is multiplied with.
     ///

@@ -275,7 +275,12 @@ impl<'a, K: Kernels> Loader<'a, K> {
         }
         let matrix = make(self.kernels, weights(self.gguf, tensor), format)?;
         let Some(scale) = self.table.find_scale(name, format)? else { return Ok(Some(matrix)) };
-        Ok(Some(self.kernels.scaled(matrix, self.read(scale)[0])))
+        self.kernels.scaled(matrix, self.read(scale)[0]).map(Some).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "the tensor {name} has a scale, {}, which this device does not apply; the processor does (--device cpu)",
+                scale.name
+            ))
+        })
     }
 
     /// The numbers of a vector.

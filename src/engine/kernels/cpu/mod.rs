@@ -131,8 +131,8 @@ impl Kernels for Cpu {
         Ok(Matrix::in_place(weights, format, rows, cols))
     }
 
-    fn scaled(&self, matrix: Matrix, by: f32) -> Matrix {
-        matrix.scaled(by)
+    fn scaled(&self, matrix: Matrix, by: f32) -> Option<Matrix> {
+        Some(matrix.scaled(by))
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, OutOfMemory> {
