@@ -4,11 +4,11 @@ use super::Metrics;
 use super::face::{Body, Face, fields};
 use super::openai::completion::Prompt;
 use super::openai::{Error, embedding};
+use super::prompt;
 use crate::engine::model::{Embedder, Pooling};
 use crate::engine::tokenizer::Special;
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use std::collections::VecDeque;
 use std::sync::{Arc, mpsc};
@@ -18,12 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait. At the pace of one machine more would wait longer than their clients do.
 const QUEUE: usize = 128;
-/// When to try again: by then some short texts are done.
-const RETRY_AFTER: u32 = 2;
 /// Texts that are taken from the queue at once at most.
 const AT_ONCE: usize = 256;
-/// How an answer tells that so many of its texts were cut.
-const TRUNCATED: &str = "x-sovereign-truncated";
 
 /// The thread that embeds, by its handle.
 #[derive(Debug)]
@@ -68,7 +64,7 @@ impl Embedding {
     async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Error> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let message = format!("{QUEUE} requests wait already: try again in a few seconds");
-            return Err(Error::busy(message, RETRY_AFTER));
+            return Err(Error::busy(message));
         };
         let (reply, answer) = oneshot::channel();
         // Without the thread nobody answers, which is told below.
@@ -157,11 +153,8 @@ pub(super) async fn embeddings(State(face): State<Arc<Face>>, body: Body) -> Res
     let tokens = texts.iter().map(Vec::len).sum();
     let vectors = embedding.embed(texts).await?;
     let vectors = vectors.into_iter().map(|vector| request.shape(vector)).collect::<Result<_, _>>()?;
-    let mut response = Json(embedding::Answer::new(face.name.clone(), vectors, tokens)).into_response();
-    if truncated > 0 {
-        response.headers_mut().insert(TRUNCATED, HeaderValue::from(truncated));
-    }
-    Ok(response)
+    let answer = embedding::Answer::new(face.name.clone(), vectors, tokens);
+    Ok(prompt::tell(Json(answer).into_response(), truncated))
 }
 
 impl Face {

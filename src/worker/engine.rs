@@ -15,9 +15,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// When to try again: by then a short answer is complete.
-const RETRY_AFTER: u32 = 2;
-
 /// The thread that computes, by its handle.
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -61,7 +58,7 @@ impl Engine {
             u32::try_from(jobs.len()).ok().and_then(|jobs| self.places.clone().try_acquire_many_owned(jobs).ok());
         let Some(mut places) = places else {
             let message = format!("{} answers wait already: try again in a few seconds", self.queue);
-            return Err(Error::busy(message, RETRY_AFTER));
+            return Err(Error::busy(message));
         };
         for (index, job) in jobs.into_iter().enumerate() {
             let listener = Listener {

@@ -9,7 +9,8 @@ use axum::http::HeaderValue;
 use axum::response::Response;
 use serde_json::Value;
 
-/// The header that tells how many tokens were left out of prompts, where that was allowed and done.
+/// The header that tells what was left out, where that was allowed and done: how many tokens of prompts, or how many texts
+/// to embed were cut.
 const TRUNCATED: &str = "x-sovereign-truncated";
 
 /// A prompt that may have been shortened.
@@ -180,7 +181,7 @@ impl Face {
     }
 }
 
-/// Says in an answer's headers what was left out of its prompts.
+/// Says in an answer's headers what was left out of what was asked.
 pub(super) fn tell(mut response: Response, left_out: usize) -> Response {
     if left_out > 0 {
         response.headers_mut().insert(TRUNCATED, HeaderValue::from(left_out));

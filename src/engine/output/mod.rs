@@ -7,6 +7,7 @@
 mod call;
 mod forced;
 mod ids;
+mod marks;
 mod parser;
 mod python;
 mod untold;

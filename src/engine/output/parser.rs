@@ -1,4 +1,5 @@
 use super::call::{self, Call, Head, Scan};
+use super::marks::{Form, marks, may_become};
 use super::{Calls, Format, Opening, THINK, python};
 use std::mem;
 
@@ -75,25 +76,6 @@ enum Arguments {
     Whole,
     /// They are told up to a place in the call, and end where the scan does.
     Told { upto: usize, scan: Scan, done: bool },
-}
-
-/// How a call is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// A JSON object, and what closes it.
-    Object(&'static str),
-    /// One of a list of such.
-    Listed,
-    /// A name, then JSON arguments, and what closes it.
-    Named(&'static str),
-    /// A block of JSON or Python.
-    Fenced,
-    /// A list of JSON or Python.
-    List,
-    /// All that is left: JSON, Python, or code for the tool that runs it.
-    Rest,
-    /// After Mistral's mark: one of three.
-    Marked,
 }
 
 impl Parser {
@@ -505,29 +487,4 @@ impl Parser {
             (_, piece) => self.pieces.push(piece),
         }
     }
-}
-
-/// What begins a call anywhere in a text.
-fn marks(calls: Calls) -> &'static [(&'static str, Form)] {
-    match calls {
-        // Qwen's models for code often forget their own marks.
-        Calls::Hermes => &[("<tool_call>", Form::Object("</tool_call>")), ("```json", Form::Fenced)],
-        Calls::Llama => &[("<|python_tag|>", Form::Rest), ("<function=", Form::Named("</function>"))],
-        Calls::Mistral | Calls::MistralNamed => &[("[TOOL_CALLS]", Form::Marked)],
-        Calls::Json => &[
-            ("```tool_code", Form::Fenced),
-            ("```tool_call", Form::Fenced),
-            ("```json", Form::Fenced),
-            ("```python", Form::Fenced),
-        ],
-    }
-}
-
-/// The length of the longest end of `text` that begins one of `marks`.
-fn may_become(text: &str, marks: &[&str]) -> usize {
-    let begins = |mark: &&str| {
-        let longest = text.len().min(mark.len() - 1);
-        (1..=longest).rev().find(|length| text.as_bytes().ends_with(&mark.as_bytes()[..*length])).unwrap_or(0)
-    };
-    marks.iter().map(begins).max().unwrap_or(0)
 }

@@ -2,6 +2,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+/// Seconds until another try: by then a short answer is complete.
+const RETRY_AFTER: u32 = 2;
+
 /// An error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -34,10 +37,10 @@ impl Error {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// 429: too much at once; another try after `seconds`.
-    pub fn busy(message: impl Into<String>, seconds: u32) -> Self {
+    /// 429: too much at once.
+    pub fn busy(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, message);
-        Self { retry_after: Some(seconds), ..error }.code("queue_full")
+        Self { retry_after: Some(RETRY_AFTER), ..error }.code("queue_full")
     }
 
     /// 500: our fault.
@@ -100,8 +103,11 @@ mod tests {
         let body =
             r#"{"error":{"message":"n is too large","type":"invalid_request_error","param":"n","code":"too_many"}}"#;
         assert_eq!(error.body().to_string(), body);
-        let response = Error::busy("full", 3).into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &HeaderValue::from(3)));
+        let response = Error::busy("full").into_response();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (429, &HeaderValue::from(RETRY_AFTER))
+        );
         let response = Error::internal("broken").into_response();
         assert_eq!(
             (response.status().as_u16(), &response.headers()["x-should-retry"]),

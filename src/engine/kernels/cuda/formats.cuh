@@ -139,12 +139,19 @@ struct Tile<Q5_K> : Minima {
     }
 };
 
+// What formats without minima have in their place.
+struct NoMinima {
+    static constexpr bool minima = false;
+    __device__ __forceinline__ float dmin(int) const { return 0; }
+    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
+};
+
 // d * scale * (q - 32). The high two bits: two words a step and lane, one of each row. Of pair p, bits 2p and 2p + 1 are of
 // the first and 16 more of the second number. Of two steps at a time: 16 bytes a lane.
 template <>
-struct Tile<Q6_K> {
+struct Tile<Q6_K> : NoMinima {
     static constexpr int BYTES = 3360;
-    static constexpr bool minima = false, grouped = false;
+    static constexpr bool grouped = false;
     const u8* at;
     uint4 scales[2];
     u16 ds[2];
@@ -167,8 +174,6 @@ struct Tile<Q6_K> {
         }
     }
     __device__ __forceinline__ float d(int r) const { return __half2float(__ushort_as_half(ds[r])); }
-    __device__ __forceinline__ float dmin(int) const { return 0; }
-    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
     template <int h, int p>
     DEVICE u32 six(u32 low, u32 high) {
         constexpr int to = h ? 8 : 4, from = 2 * (4 * h + p);
@@ -197,8 +202,8 @@ struct Tile<Q6_K> {
 
 // ggml's older quants: a scale for each 32, and the numbers as they are. A tile may end early, after `steps` steps; its
 // eight scales a row follow.
-struct Grouped {
-    static constexpr bool minima = false, grouped = true;
+struct Grouped : NoMinima {
+    static constexpr bool grouped = true;
     uint4 scales[2];
     __device__ __forceinline__ void load_scales(const u8* at, int lane) {
 #pragma unroll
@@ -206,8 +211,6 @@ struct Grouped {
     }
     __device__ __forceinline__ void prepare(int) {}
     __device__ __forceinline__ float d(int) const { return 1; }
-    __device__ __forceinline__ float dmin(int) const { return 0; }
-    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
     template <int s, int h>
     __device__ __forceinline__ float group(int r) const {
         return h ? high(word_of(scales[r], s)) : low(word_of(scales[r], s));
@@ -296,15 +299,13 @@ struct Tile<Q8_0> : Grouped {
 
 // Halves. Of each step, 16 bytes a lane of row g, then of row g + 8, of the first group, then of the second.
 template <>
-struct Tile<F16> {
+struct Tile<F16> : NoMinima {
     static constexpr int BYTES = 8192;
-    static constexpr bool minima = false, grouped = false;
+    static constexpr bool grouped = false;
     const u8* at;
     __device__ __forceinline__ void load(const u8* tile, int lane, int) { at = tile + lane * 16; }
     __device__ __forceinline__ void prepare(int) {}
     __device__ __forceinline__ float d(int) const { return 1; }
-    __device__ __forceinline__ float dmin(int) const { return 0; }
-    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
     template <int s, int h>
     __device__ __forceinline__ void get(u32 (&a)[4], u32 (&b)[4], int) const {
 #pragma unroll
@@ -329,9 +330,9 @@ DEVICE u32 tiny(u32 word) {
 // NVIDIA's: a scale for each 16, a float of 8 bits without a sign. Put where a half has them, scales are 2^-8 of what they
 // stand for; times 2^15 they are as large as a half can be, so that their products with small numbers are not too small.
 template <>
-struct Tile<NVFP4> {
+struct Tile<NVFP4> : NoMinima {
     static constexpr int BYTES = 2304;
-    static constexpr bool minima = false, grouped = false;
+    static constexpr bool grouped = false;
     const u8* at;
     uint4 scales[2];
     __device__ __forceinline__ void load(const u8* tile, int lane, int steps) {
@@ -350,8 +351,6 @@ struct Tile<NVFP4> {
         }
     }
     __device__ __forceinline__ float d(int) const { return 128; }
-    __device__ __forceinline__ float dmin(int) const { return 0; }
-    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
     template <int s, int h>
     __device__ __forceinline__ void get(u32 (&a)[4], u32 (&b)[4], int) const {
         constexpr int group = 2 * s + h;
@@ -375,9 +374,9 @@ DEVICE float power_of_two(u32 exponent) { return __uint_as_float(exponent ? expo
 
 // The open standard's: a power of two for each 32.
 template <>
-struct Tile<MXFP4> {
+struct Tile<MXFP4> : NoMinima {
     static constexpr int BYTES = 2176;
-    static constexpr bool minima = false, grouped = true;
+    static constexpr bool grouped = true;
     const u8* at;
     uint2 scales[2];
     __device__ __forceinline__ void load(const u8* tile, int lane, int steps) {
@@ -387,8 +386,6 @@ struct Tile<MXFP4> {
     }
     __device__ __forceinline__ void prepare(int) {}
     __device__ __forceinline__ float d(int) const { return 1; }
-    __device__ __forceinline__ float dmin(int) const { return 0; }
-    __device__ __forceinline__ u32 mins(int, int) const { return 0; }
     template <int s, int h>
     __device__ __forceinline__ float group(int r) const {
         constexpr int i = 2 * s + h;

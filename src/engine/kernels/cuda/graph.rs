@@ -3,7 +3,8 @@
 
 use super::attention::{self, Packing};
 use super::driver::{Address, Handle};
-use super::{Cuda, Matrix, Step, list, tables};
+use super::state::{list, tables};
+use super::{Cuda, Matrix, Step};
 use crate::engine::kernels::Weights;
 use std::collections::{HashMap, HashSet};
 

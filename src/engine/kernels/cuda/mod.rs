@@ -20,6 +20,7 @@ mod graph;
 mod images;
 mod linear;
 mod matrix;
+mod state;
 mod upload;
 
 #[cfg(test)]
@@ -32,13 +33,13 @@ pub use driver::Error;
 pub use matrix::Matrix;
 
 use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
-use crate::engine::blocks::{BLOCK, Copy};
+use crate::engine::blocks::Copy;
 use crate::engine::quant::Format;
 use buffer::Shape;
-use device::Memory;
 use driver::Address;
+use state::{State, counters, grown, list};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use upload::{List, Pinned, Ring};
+use upload::Pinned;
 
 /// Whether this build has kernels.
 pub fn built() -> bool {
@@ -48,54 +49,10 @@ pub fn built() -> bool {
 /// Threads of a block of an elementwise kernel.
 const THREADS: usize = 256;
 
-/// Bytes that travel to the card at a time.
-const RING: usize = 32 << 20;
-
 /// Computes on an NVIDIA card.
 pub struct Cuda {
     device: Arc<Device>,
     state: Mutex<State>,
-}
-
-/// What operations share besides their buffers.
-struct State {
-    ring: Ring,
-    /// Where results land.
-    results: Pinned,
-    positions: List,
-    slots: List,
-    tables: List,
-    wanted: List,
-    queries: [List; 2],
-    /// Frequencies of rotations that were seen, on the card.
-    frequencies: Vec<(Vec<f64>, Memory)>,
-    /// Weights as halves, for products with many rows.
-    expanded: Option<Memory>,
-    /// What the parts of an attention found, and how many of them have arrived.
-    partial: Option<Memory>,
-    arrived: Option<Memory>,
-    /// Rows of a table of embeddings.
-    embedded: Option<Memory>,
-    graphs: graph::Graphs,
-}
-
-/// At least as much memory as asked for, in place of what is there.
-fn grown(memory: &mut Option<Memory>, device: &Arc<Device>, bytes: usize, what: &'static str) -> Address {
-    if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-        *memory = None;
-        *memory = Some(device.allocate(bytes, what).unwrap_or_else(|error| panic!("{error}")));
-    }
-    memory.as_ref().map_or(0, Memory::address)
-}
-
-/// So many zeros that kernels count in and leave as zeros.
-fn counters(memory: &mut Option<Memory>, device: &Arc<Device>, count: usize) -> Address {
-    let fits = memory.as_ref().is_some_and(|memory| memory.bytes() >= count * 4);
-    let address = grown(memory, device, count * 4, "counters");
-    if let (false, Some(memory)) = (fits, memory) {
-        memory.clear();
-    }
-    address
 }
 
 impl Cuda {
@@ -111,23 +68,7 @@ impl Cuda {
             text: error.to_string(),
             status: driver::OUT_OF_MEMORY,
         };
-        let ring = Ring::new(&device, RING).map_err(none)?;
-        let results = Pinned::new(&device, 1 << 20).map_err(none)?;
-        let state = State {
-            ring,
-            results,
-            positions: List::default(),
-            slots: List::default(),
-            tables: List::default(),
-            wanted: List::default(),
-            queries: Default::default(),
-            frequencies: Vec::new(),
-            expanded: None,
-            partial: None,
-            arrived: None,
-            embedded: None,
-            graphs: graph::Graphs::default(),
-        };
+        let state = State::new(&device).map_err(none)?;
         Ok(Cuda { device, state: Mutex::new(state) })
     }
 
@@ -178,21 +119,6 @@ struct Heads {
 /// Threads for a row: a warp for each 256 columns, up to a whole block.
 fn threads_of(width: usize) -> usize {
     width.div_ceil(256).clamp(1, 32) * 32
-}
-
-/// The tables of all slots, each as long as the longest that this step needs, rounded up as recorded passes are; and how
-/// long that is.
-fn tables(step: &Step) -> (Vec<u32>, usize) {
-    let width = graph::longest(step).unwrap_or(0).div_ceil(BLOCK);
-    let mut tables = vec![0; step.tables.len() * width];
-    for (to, table) in tables.chunks_mut(width.max(1)).zip(step.tables) {
-        to.iter_mut().zip(table).for_each(|(to, block)| *to = *block);
-    }
-    (tables, width)
-}
-
-fn list(values: &[usize]) -> Vec<u32> {
-    values.iter().map(|&value| value as u32).collect()
 }
 
 impl Kernels for Cuda {
@@ -492,36 +418,5 @@ impl Kernels for Cuda {
 
     fn pass(&self, step: &Step, owner: u64, operations: impl FnMut()) {
         self.recorded(step, owner, operations);
-    }
-}
-
-impl State {
-    fn put_positions(&mut self, device: &Arc<Device>, positions: &[usize]) -> Address {
-        let ring = if self.graphs.recording() { None } else { Some(&mut self.ring) };
-        self.positions.put(device, ring, &list(positions))
-    }
-
-    fn put_slots(&mut self, device: &Arc<Device>, step: &Step) -> Address {
-        let ring = if self.graphs.recording() { None } else { Some(&mut self.ring) };
-        self.slots.put(device, ring, &list(&step.slots))
-    }
-
-    /// The tables of all slots, and how many blocks there is room for in each.
-    fn put_tables(&mut self, device: &Arc<Device>, step: &Step) -> (Address, usize) {
-        let ring = if self.graphs.recording() { None } else { Some(&mut self.ring) };
-        let (tables, width) = tables(step);
-        (self.tables.put(device, ring, &tables), width)
-    }
-
-    fn put_frequencies(&mut self, device: &Arc<Device>, frequencies: &[f64]) -> Address {
-        if let Some((_, memory)) = self.frequencies.iter().find(|(known, _)| known == frequencies) {
-            return memory.address();
-        }
-        let bytes: Vec<u8> = frequencies.iter().flat_map(|frequency| frequency.to_ne_bytes()).collect();
-        let memory = device.allocate(bytes.len(), "frequencies").unwrap_or_else(|error| panic!("{error}"));
-        self.ring.copy(&bytes, memory.address());
-        let address = memory.address();
-        self.frequencies.push((frequencies.to_vec(), memory));
-        address
     }
 }

@@ -1,0 +1,138 @@
+//! Attention, and the cache that it looks at.
+
+use super::*;
+
+/// A conversation's cache on both devices, filled the same way.
+struct Both<'a> {
+    cuda: &'a Cuda,
+    cpu: Cpu,
+    shape: CacheShape,
+    there: Cache,
+    here: <Cpu as Kernels>::Cache,
+    random: Random,
+}
+
+impl<'a> Both<'a> {
+    fn new(cuda: &'a Cuda, shape: CacheShape, seed: u64) -> Both<'a> {
+        let cpu = plain();
+        let (there, here) = (cuda.cache(shape).unwrap(), cpu.cache(shape).unwrap());
+        Both { cuda, cpu, shape, there, here, random: Random(seed) }
+    }
+
+    /// Stores random keys and values for all rows, and attends from all of them if asked.
+    fn step(&mut self, step: &Step, attention: &Attention, attends: bool) -> Result<(), TestCaseError> {
+        let (rows, CacheShape { heads: kv_heads, size, .. }) = (step.rows(), self.shape);
+        let [mut q, mut k, v] =
+            [attention.heads, kv_heads, kv_heads].map(|heads| self.random.floats(rows * heads * size));
+        // Scores that make some positions matter more than others.
+        q.iter_mut().for_each(|q| *q *= 4.0);
+        let frequencies: Vec<f64> = (0..size / 2).map(|i| 1e4_f64.powf(-2.0 * i as f64 / size as f64)).collect();
+        let cuda = self.cuda;
+        let (mut angles, mut angles_here) = (poisoned(cuda, rows * size), vec![0.0; rows * size]);
+        cuda.angles(&step.positions, &frequencies, &mut angles);
+        self.cpu.angles(&step.positions, &frequencies, &mut angles_here);
+
+        let layer = self.shape.layers - 1;
+        let [mut q_there, mut k_there, mut v_there] = [&q, &k, &v].map(|x| buffer(cuda, x));
+        let rotation = |heads| Rotation { heads, size, pairs: Pairs::Halves, angles: &angles, norm: None };
+        let rotations = [&rotation(attention.heads), &rotation(kv_heads)];
+        if step.rows().is_multiple_of(2) {
+            cuda.rotate_store([&mut q_there, &mut k_there, &mut v_there], rotations, step, layer, &mut self.there);
+        } else {
+            cuda.rotate(&mut q_there, rows, rotations[0]);
+            cuda.rotate(&mut k_there, rows, rotations[1]);
+            cuda.store(&k_there, &v_there, step, layer, &mut self.there);
+        }
+        let rotation = |heads| Rotation { heads, size, pairs: Pairs::Halves, angles: &angles_here, norm: None };
+        let mut v = v;
+        let rotations = [&rotation(attention.heads), &rotation(kv_heads)];
+        self.cpu.rotate_store([&mut q, &mut k, &mut v], rotations, step, layer, &mut self.here);
+
+        if !attends {
+            return Ok(());
+        }
+        let len = rows * attention.heads * size;
+        let (mut found, mut expected) = (poisoned(cuda, len), vec![0.0; len]);
+        cuda.attend(&q_there, &self.there, layer, step, attention, &mut found);
+        self.cpu.attend(&q, &self.here, layer, step, attention, &mut expected);
+        let positions = (step.positions.first(), step.positions.last());
+        let what = format!("{:?} {attention:?} {rows} rows at {positions:?}", self.shape);
+        near(&cuda.download(&found, len), &wide(&expected), HALVES, &what)
+    }
+}
+
+fn step_of<'a>(entries: &[(usize, usize)], tables: &'a [Vec<u32>]) -> Step<'a> {
+    let (slots, positions) = entries.iter().copied().unzip();
+    Step { tokens: vec![0; entries.len()], slots, positions, wanted: Vec::new(), tables }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn attention(
+        seed in any::<u64>(),
+        size in prop_oneof![Just(64), Just(96), Just(128), Just(256), Just(8), Just(12), Just(80)],
+        kv_heads in 1_usize..4,
+        group in prop_oneof![1_usize..9, 9_usize..21],
+        prompt in prop_oneof![1_usize..40, 100_usize..400],
+        window in prop_oneof![Just(None), (1_usize..70).prop_map(Some)],
+        softcap in prop_oneof![Just(None), Just(Some(3.0_f32))],
+    ) {
+        let Some(cuda) = cuda() else { return Ok(()) };
+        let tables = &scattered(3, prompt + 50, seed);
+        let shape = CacheShape { layers: 2, blocks: tables.concat().len(), heads: kv_heads, size, kind: KvKind::F16 };
+        let attention =
+            Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window, softcap };
+        let mut both = Both::new(cuda, shape, seed);
+        // A prompt of one conversation with a short one of another; a token of each; several tokens of one.
+        let mut entries: Vec<(usize, usize)> = (0..prompt).map(|position| (1, position)).collect();
+        entries.extend([(0, 0), (0, 1)]);
+        both.step(&step_of(&entries, tables), &attention, true)?;
+        both.step(&step_of(&[(0, 2), (1, prompt), (2, 0)], tables), &attention, true)?;
+        both.step(&step_of(&[(1, prompt + 1)], tables), &attention, true)?;
+        let next: Vec<_> = (2..40).map(|i| (1, prompt + i)).collect();
+        both.step(&step_of(&next, tables), &attention, true)?;
+    }
+}
+
+#[test]
+fn attention_over_long_contexts() {
+    let Some(cuda) = cuda() else { return };
+    for (size, kv_heads, group) in [(128, 8, 4), (128, 4, 7), (64, 8, 4), (256, 1, 4), (96, 2, 1)] {
+        let tables = &scattered(2, 5000, 7);
+        let shape = CacheShape { layers: 1, blocks: tables.concat().len(), heads: kv_heads, size, kind: KvKind::F16 };
+        let attention =
+            Attention { heads: kv_heads * group, scale: (size as f32).sqrt().recip(), window: None, softcap: None };
+        let mut both = Both::new(cuda, shape, 7);
+        for first in (0..4200).step_by(700) {
+            let prompt: Vec<_> = (first..first + 700).map(|position| (1, position)).collect();
+            // The last piece sees enough for the reference's patience.
+            both.step(&step_of(&prompt, tables), &attention, false).unwrap();
+        }
+        let piece: Vec<_> = (4200..4240).map(|position| (1, position)).collect();
+        both.step(&step_of(&piece, tables), &attention, true).unwrap();
+        for position in 4240..4243 {
+            both.step(&step_of(&[(1, position)], tables), &attention, true).unwrap();
+            both.step(&step_of(&[(1, position), (0, position - 4240)], tables), &attention, true).unwrap();
+        }
+    }
+}
+
+#[test]
+fn blocks_are_copied_whole() {
+    let Some(cuda) = cuda() else { return };
+    let tables = &[vec![0, 1], vec![2, 3]];
+    let shape = CacheShape { layers: 2, blocks: 4, heads: 2, size: 64, kind: KvKind::F16 };
+    let attention = Attention { heads: 4, scale: 0.125, window: None, softcap: None };
+    let mut both = Both::new(cuda, shape, 3);
+    let prompt: Vec<_> = (0..50).map(|position| (0, position)).collect();
+    both.step(&step_of(&prompt, tables), &attention, true).unwrap();
+    for (from, to) in [(0, 3), (1, 2)] {
+        both.cuda.copy_block(&mut both.there, Copy { from, to });
+        both.cpu.copy_block(&mut both.here, Copy { from, to });
+    }
+    // Another conversation goes on from the copy, and the first one from what was copied.
+    let swapped = &[vec![0, 1], vec![3, 2]];
+    both.step(&step_of(&[(0, 50), (1, 50)], swapped), &attention, true).unwrap();
+}
