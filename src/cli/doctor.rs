@@ -5,6 +5,7 @@ use super::client::{Client, block_on};
 use crate::admin;
 use crate::config::{Bytes, Config};
 use crate::docker::{Docker, State};
+use crate::engine::kernels::cpu::Isa;
 use crate::engine::kernels::cuda;
 use crate::gpu::{Probe, Snapshot};
 use crate::placement;
@@ -116,7 +117,9 @@ fn processor() -> Finding {
             format!("{threads} threads, not x86-64"),
             "the engine runs its plain code here, which is slow",
         ),
-        Some(missing) if missing.is_empty() => Finding::ok("processor", format!("{threads} threads, AVX2")),
+        Some(missing) if missing.is_empty() => {
+            Finding::ok("processor", format!("{threads} threads, {}", Isa::detect().name().to_uppercase()))
+        }
         Some(missing) => Finding::warn(
             "processor",
             format!("{threads} threads, without {}", missing.join(", ")),

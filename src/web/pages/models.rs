@@ -15,7 +15,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde::Deserialize;
-use std::path::Path;
 
 const PATH: &str = "/models";
 
@@ -91,7 +90,6 @@ struct Now<'a> {
     installed: &'a Installed,
     pulls: &'a [Progress],
     catalogue: &'a [CatalogueEntry],
-    dir: &'a Path,
     free: Option<u64>,
     budget: &'a Claim,
 }
@@ -100,7 +98,7 @@ impl<'a> Live<'a> {
     /// `need` predicts what a model will occupy.
     fn of(now: &Now<'_>, need: impl Fn(&ModelSpec) -> Claim, csrf: &'a str) -> Self {
         let Now { installed, .. } = now;
-        let rows = installed.models.iter().map(|spec| Row::of(spec, &need(spec), now.budget, now.dir));
+        let rows = installed.models.iter().map(|spec| Row::of(spec, &need(spec), now.budget));
         let bytes: u64 = installed.models.iter().map(|spec| spec.bytes).sum();
         let free = now.free.map(|free| format!("{} free", words::size(free)));
         let used = (bytes > 0).then(|| words::size(bytes));
@@ -145,9 +143,14 @@ impl Pull {
 }
 
 impl Row {
-    fn of(spec: &ModelSpec, need: &Claim, budget: &Claim, dir: &Path) -> Self {
+    fn of(spec: &ModelSpec, need: &Claim, budget: &Claim) -> Self {
         let size = words::size(spec.bytes);
-        let facts = [Some(spec.quantisation.clone()), Some(words::parameters(spec.parameters)), spec.licence.clone()];
+        let facts = [
+            spec.embeds.then(|| "for embeddings".to_string()),
+            Some(spec.quantisation.clone()),
+            Some(words::parameters(spec.parameters)),
+            spec.licence.clone(),
+        ];
         Self {
             name: spec.name.clone(),
             note: facts.into_iter().flatten().filter(|fact| !fact.is_empty()).collect::<Vec<_>>().join(" · "),
@@ -158,7 +161,7 @@ impl Row {
             } else {
                 Fit { class: "bad", text: "Too large" }
             },
-            removal: if spec.file.starts_with(dir) {
+            removal: if !spec.adopted {
                 format!("Its file of {size} is deleted.")
             } else {
                 format!("Its file stays where it is, at {}.", spec.file.display())
@@ -259,7 +262,6 @@ fn live(app: &App, csrf: &str) -> String {
         installed: &app.models.installed().borrow().clone(),
         pulls: &app.models.pulls().borrow().clone(),
         catalogue: app.models.catalogue(),
-        dir: app.models.dir(),
         free: app.models.free_space(),
         budget: &app.placement.status().borrow().budget.clone(),
     };
@@ -301,14 +303,16 @@ mod tests {
 
     #[test]
     fn what_is_told_of_a_model() {
-        let row = |file: &str, need: u64| Row::of(&spec("qwen", file), &ram(need), &ram(2 * GIB), Path::new("/m"));
-        let here = row("/m/qwen.gguf", GIB);
+        let row = |spec: &ModelSpec, need: u64| Row::of(spec, &ram(need), &ram(2 * GIB));
+        let here = row(&spec("qwen", "/m/qwen.gguf"), GIB);
         assert_eq!(here.note, "Q4_K_M · 1.5 B parameters · MIT");
         assert_eq!((here.context.as_str(), here.fit.text), ("32\u{a0}768", "Fits"));
         assert!(here.removal.contains("deleted"), "{}", here.removal);
-        let adopted = row("/elsewhere/qwen.gguf", 3 * GIB);
+        let adopted = row(&ModelSpec { adopted: true, ..spec("qwen", "/elsewhere/qwen.gguf") }, 3 * GIB);
         assert_eq!(adopted.fit.text, "Too large");
         assert!(adopted.removal.contains("stays"), "{}", adopted.removal);
+        let embeds = row(&ModelSpec { embeds: true, ..spec("minilm", "/m/minilm.gguf") }, GIB);
+        assert!(embeds.note.starts_with("for embeddings · "), "{}", embeds.note);
     }
 
     #[test]
@@ -343,7 +347,6 @@ mod tests {
             installed: &Installed { models: vec![Arc::new(spec("a", "/m/a.gguf"))], broken: Vec::new() },
             pulls: &[pull("b", Phase::Downloading), pull("c", Phase::Failed)],
             catalogue: &catalogue,
-            dir: Path::new("/m"),
             free: Some(9 * GIB),
             budget: &ram(GIB),
         };
