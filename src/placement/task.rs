@@ -7,7 +7,7 @@ use super::plan::{Limits, Plan};
 use super::{Lease, Refusal, Serving, Status, Swap, TenantState, TenantStatus, Waiting};
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Attribution, Claim, Endpoint, ExitWatch, Grant, Runtime, StartError, Tenant};
+use crate::runtime::{Attribution, Claim, Endpoint, Exit, ExitWatch, Grant, Runtime, StartError, Tenant};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -127,6 +127,7 @@ impl Task {
     fn message(&mut self, message: Message) {
         match message {
             Message::Acquire { id, spec, reply } => {
+                self.note_ends();
                 let tenant = self.runtime.tenant(spec);
                 let want = want(&tenant);
                 self.callers.insert(id, Caller { tenant, reply });
@@ -170,6 +171,17 @@ impl Task {
                 self.event(event);
             }
         }
+    }
+
+    /// Takes note of tenants that have ended and whose message is still on its way: a caller that saw an end must not be
+    /// sent there again.
+    fn note_ends(&mut self) {
+        let ended = |(&instance, known): (&InstanceId, &Instance)| {
+            let Exit { reason } = known.serving.as_ref()?.exits.ended()?;
+            Some(Event::Exited { instance, reason })
+        };
+        let ended: Vec<Event> = self.instances.iter().filter_map(ended).collect();
+        ended.into_iter().for_each(|event| self.message(Message::Event(event)));
     }
 
     fn event(&mut self, event: Event) {

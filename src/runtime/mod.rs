@@ -166,6 +166,11 @@ impl ExitWatch {
         (sender, Self(receiver))
     }
 
+    /// How the tenant ended, if it has.
+    pub fn ended(&self) -> Option<Exit> {
+        self.0.borrow().clone()
+    }
+
     /// Returns once the tenant has ended.
     pub async fn wait(&mut self) -> Exit {
         match self.0.wait_for(Option::is_some).await {

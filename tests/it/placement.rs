@@ -132,6 +132,20 @@ async fn a_caller_that_stops_waiting_is_forgotten() {
     assert_eq!(house.fake.journal().starts, ["a"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_saw_an_end_is_not_sent_there_again() {
+    // The end reaches callers and the loop at the same time: in some rounds callers are the first.
+    for round in 0..200 {
+        let house = House::new(LIMITS, &[("a", Script { load: Duration::ZERO, ..half_and_more() })]);
+        let lease = house.acquire("a").await.unwrap();
+        house.fake.crash("a");
+        lease.ended(SOON).await.expect("it ends");
+        let next = house.acquire("a").await.unwrap();
+        assert_eq!(next.ended(Duration::ZERO).await, None, "round {round}");
+        assert_eq!(ask(&next).await, "a");
+    }
+}
+
 #[tokio::test]
 async fn why_a_model_does_not_load_reaches_the_caller() {
     let reason = "tensor blk.3.attn_q.weight lies beyond the end of the file";
