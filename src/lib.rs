@@ -36,3 +36,8 @@ pub mod stacks;
 pub mod state_dir;
 pub mod web;
 pub mod worker;
+
+// A driver for tests, which integration tests include as well.
+#[cfg(test)]
+#[path = "../tests/it/nvml.rs"]
+pub mod fake_nvml;

@@ -10,6 +10,7 @@ mod gateway;
 mod gpu;
 mod invariants;
 mod models;
+mod nvml;
 mod parity;
 mod placement;
 mod stacks;
