@@ -14,6 +14,6 @@ mod snapshot;
 
 pub use history::{CardPoint, History, Point};
 pub use host::Host;
-pub use monitor::{Monitor, Sample};
+pub use monitor::{Monitor, Reading, Sample};
 pub use probe::Probe;
 pub use snapshot::{Memory, Process, Snapshot, Throttle};

@@ -5,13 +5,15 @@ use crate::config;
 use crate::db::{self, Db};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often everything is read.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often it is read when somebody waits for memory.
+const HURRIED: Duration = Duration::from_millis(50);
 /// How long a driver may take to answer before its last figures are not shown as the present.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -30,14 +32,25 @@ pub struct Sample {
 #[derive(Debug, Clone)]
 pub struct Monitor {
     samples: watch::Receiver<Arc<Sample>>,
+    readings: watch::Receiver<Reading>,
+    hurry: Arc<Hurry>,
     history: Arc<Mutex<History>>,
 }
 
 /// What the probe's thread read last.
 #[derive(Debug, Clone)]
-struct Reading {
-    at: Instant,
-    cards: Vec<Snapshot>,
+pub struct Reading {
+    /// When reading began: what happened later is not in it.
+    pub at: Instant,
+    /// The cards, in the driver's order.
+    pub cards: Vec<Snapshot>,
+}
+
+/// Until when the probe reads as often as it can.
+#[derive(Debug)]
+struct Hurry {
+    until: Mutex<Instant>,
+    changed: Condvar,
 }
 
 impl Monitor {
@@ -48,13 +61,26 @@ impl Monitor {
     pub fn start(config: &config::Gpu, metrics: Db) -> io::Result<Self> {
         let (readings, cards) = watch::channel(Reading { at: Instant::now(), cards: Vec::new() });
         let probe = Probe::new(config);
-        std::thread::Builder::new().name("probe".into()).spawn(move || read_cards(probe, &readings))?;
+        let hurry = Arc::new(Hurry { until: Mutex::new(Instant::now()), changed: Condvar::new() });
+        let pace = hurry.clone();
+        std::thread::Builder::new().name("probe".into()).spawn(move || read_cards(probe, &readings, &pace))?;
         let mut host = host::Reader::default();
         let first = Sample { at: db::now(), host: host.read(), cards: Vec::new() };
         let (publish, samples) = watch::channel(Arc::new(first));
         let history = Arc::new(Mutex::new(History::default()));
-        tokio::spawn(sample(host, cards, publish, history.clone(), metrics));
-        Ok(Self { samples, history })
+        tokio::spawn(sample(host, cards.clone(), publish, history.clone(), metrics));
+        Ok(Self { samples, readings: cards, hurry, history })
+    }
+
+    /// What the probe reads, as it reads it.
+    pub fn readings(&self) -> watch::Receiver<Reading> {
+        self.readings.clone()
+    }
+
+    /// Reads as often as it can for `span`: somebody waits for memory to be free.
+    pub fn hurry(&self, span: Duration) {
+        *self.hurry.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + span;
+        self.hurry.changed.notify_one();
     }
 
     /// What was sampled last. A stale read may advise, never decide.
@@ -74,12 +100,27 @@ impl Monitor {
 }
 
 /// The probe's thread: reads until nobody listens. A call that hangs holds up nothing else.
-fn read_cards(mut probe: Probe, readings: &watch::Sender<Reading>) {
+fn read_cards(mut probe: Probe, readings: &watch::Sender<Reading>, hurry: &Hurry) {
     while !readings.is_closed() {
         let begun = Instant::now();
         let cards = probe.read();
-        readings.send_replace(Reading { at: Instant::now(), cards });
-        std::thread::sleep(PERIOD.saturating_sub(begun.elapsed()));
+        readings.send_replace(Reading { at: begun, cards });
+        hurry.pause(begun);
+    }
+}
+
+impl Hurry {
+    /// Waits until the reading after the one that began at `begun` is due.
+    fn pause(&self, begun: Instant) {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let period = if *until > Instant::now() { HURRIED } else { PERIOD };
+            let left = period.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            until = self.changed.wait_timeout(until, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
@@ -155,6 +196,24 @@ mod tests {
         assert!(sample.host.cpu_percent.is_some());
         let points: Vec<_> = monitor.history(|history| history.points(&["GPU-1"]).collect());
         assert_eq!(points.last().map(|point| point.cards[0].utilisation), Some(Some(42.0)));
+    }
+
+    #[tokio::test]
+    async fn reads_faster_for_those_who_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Db::open_metrics(&dir.path().join("metrics.db")).await.unwrap();
+        let file = dir.path().join("card.json");
+        let config = config::Gpu { probe: config::ProbeKind::Fixed(file), ..config::Gpu::default() };
+        let monitor = Monitor::start(&config, metrics).unwrap();
+        let mut readings = monitor.readings();
+        readings.changed().await.unwrap();
+        monitor.hurry(Duration::from_secs(60));
+        let first = readings.borrow_and_update().at;
+        for _ in 0..3 {
+            readings.changed().await.unwrap();
+        }
+        // Four readings at the usual pace would take three seconds.
+        assert!(readings.borrow().at - first < 3 * PERIOD);
     }
 
     #[test]

@@ -20,15 +20,11 @@ const ELSEWHERE: [&str; 4] = [
     "/usr/lib64/libnvidia-ml.so.1",
     "/usr/lib/wsl/lib/libnvidia-ml.so.1",
 ];
-/// Processes are asked for at every third reading: the list is the slowest of all figures, and changes the least.
-const PROCESSES_EVERY: u32 = 3;
-
 /// The opened library.
 #[derive(Debug)]
 pub(super) struct Nvml {
     library: nvml_wrapper::Nvml,
     cards: Vec<Card>,
-    readings: u32,
 }
 
 /// What is kept of a card between readings.
@@ -38,7 +34,6 @@ struct Card {
     uuid: String,
     /// Figures that it does not have.
     lacks: BTreeSet<&'static str>,
-    processes: Vec<Process>,
 }
 
 impl Nvml {
@@ -64,18 +59,16 @@ impl Nvml {
             Ok(version) => tracing::info!(version, "the NVIDIA driver answers"),
             Err(error) => tracing::info!(%error, "the NVIDIA driver answers, but does not tell its version"),
         }
-        Ok(Self { library, cards: Vec::new(), readings: 0 })
+        Ok(Self { library, cards: Vec::new() })
     }
 
     /// All cards.
     pub(super) fn read(&mut self) -> Result<Vec<Snapshot>, String> {
         let count = self.library.device_count().map_err(|error| explain(&error))?;
-        let with_processes = self.readings.is_multiple_of(PROCESSES_EVERY);
-        self.readings = self.readings.wrapping_add(1);
         let mut snapshots = Vec::new();
         for index in 0..count {
             match self.library.device_by_index(index) {
-                Ok(device) => snapshots.extend(read(&mut self.cards, &device, with_processes)),
+                Ok(device) => snapshots.extend(read(&mut self.cards, &device)),
                 // A card that fell off the bus is still counted, but has no handle. What was known of it goes on.
                 Err(error) => tracing::debug!(index, %error, "a card cannot be opened"),
             }
@@ -89,7 +82,7 @@ impl Nvml {
 }
 
 /// One card; none while not even its identity is known.
-fn read(cards: &mut Vec<Card>, device: &Device<'_>, with_processes: bool) -> Option<Snapshot> {
+fn read(cards: &mut Vec<Card>, device: &Device<'_>) -> Option<Snapshot> {
     let uuid = match device.uuid() {
         Ok(uuid) => uuid,
         Err(error) => {
@@ -99,14 +92,14 @@ fn read(cards: &mut Vec<Card>, device: &Device<'_>, with_processes: bool) -> Opt
     };
     let at = cards.iter().position(|card| card.uuid == uuid).unwrap_or_else(|| {
         let name = device.name().unwrap_or_else(|_| "NVIDIA card".into());
-        cards.push(Card { name, uuid, lacks: BTreeSet::new(), processes: Vec::new() });
+        cards.push(Card { name, uuid, lacks: BTreeSet::new() });
         cards.len() - 1
     });
-    Some(cards[at].read(device, with_processes))
+    Some(cards[at].read(device))
 }
 
 impl Card {
-    fn read(&mut self, device: &Device<'_>, with_processes: bool) -> Snapshot {
+    fn read(&mut self, device: &Device<'_>) -> Snapshot {
         let mut lost = false;
         let mut snapshot = Snapshot { name: self.name.clone(), uuid: self.uuid.clone(), ..Snapshot::default() };
         // The macro, rather than a function, lets each figure have its own type.
@@ -145,30 +138,28 @@ impl Card {
         snapshot.clock_mhz = figure!("clock", device.clock_info(Clock::Graphics));
         snapshot.memory_clock_mhz = figure!("memory clock", device.clock_info(Clock::Memory));
         snapshot.throttle = figure!("throttle", device.current_throttle_reasons()).map(throttles);
-        if with_processes {
-            let mut seen: Vec<Process> = Vec::new();
-            let lists = [
-                figure!("compute processes", device.running_compute_processes()),
-                figure!("graphics processes", device.running_graphics_processes()),
-            ];
-            for info in lists.into_iter().flatten().flatten() {
-                // A program that computes and draws is in both lists, with the same figure.
-                if seen.iter().any(|process| process.pid == info.pid) {
-                    continue;
-                }
-                let bytes = match info.used_gpu_memory {
-                    UsedGpuMemory::Used(bytes) => Some(bytes),
-                    UsedGpuMemory::Unavailable => None,
-                };
-                seen.push(Process { pid: info.pid, name: program(info.pid), bytes });
+        // With the memory, each time: what is nobody's is the difference of the two.
+        let mut seen: Vec<Process> = Vec::new();
+        let lists = [
+            figure!("compute processes", device.running_compute_processes()),
+            figure!("graphics processes", device.running_graphics_processes()),
+        ];
+        for info in lists.into_iter().flatten().flatten() {
+            // A program that computes and draws is in both lists, with the same figure.
+            if seen.iter().any(|process| process.pid == info.pid) {
+                continue;
             }
-            sort(&mut seen);
-            self.processes = seen;
+            let bytes = match info.used_gpu_memory {
+                UsedGpuMemory::Used(bytes) => Some(bytes),
+                UsedGpuMemory::Unavailable => None,
+            };
+            seen.push(Process { pid: info.pid, name: program(info.pid), bytes });
         }
+        sort(&mut seen);
+        snapshot.processes = seen;
         if lost {
             return self.lost("it fell off the bus");
         }
-        snapshot.processes.clone_from(&self.processes);
         snapshot
     }
 
