@@ -2,15 +2,20 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::worker::{self, Device, KvKind, Listener, Options, Tie};
+use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// The exit code for a model file that cannot be served: another start would end the same way.
 const BAD_MODEL: u8 = 2;
+
+/// How long the end may take: a pass that runs, and writing what is kept. A disk that hangs must not hold the memory.
+const PARTING: Duration = Duration::from_secs(4);
 
 #[derive(Debug, clap::Args)]
 pub struct Worker {
@@ -47,6 +52,13 @@ pub struct Worker {
     /// What computes: cpu, or cuda:N for an NVIDIA card (cuda is the first).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     device: Device,
+    /// Keep in this folder what was computed of prompts, so that whoever begins alike later need not wait for it, after a restart
+    /// neither. This puts the contents of conversations on disk, readable for this user alone. On the processor only.
+    #[arg(long, value_name = "DIR")]
+    prefix_cache: Option<PathBuf>,
+    /// Bytes that the folder of --prefix-cache may have; who was not used for longest goes.
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", requires = "prefix_cache")]
+    prefix_cache_size: Bytes,
     /// End when stdin closes or the parent process does.
     #[arg(long)]
     tied: bool,
@@ -59,25 +71,34 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let code = runtime.block_on(async {
             let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+            let stop = CancellationToken::new();
+            let mut serve = std::pin::pin!(self.serve(stop.clone()));
             tokio::select! {
-                code = self.serve() => code,
-                _ = terminate.recv() => Ok(ExitCode::SUCCESS),
-                _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-                () = cut(tie) => Ok(ExitCode::SUCCESS),
+                code = &mut serve => return code,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = cut(tie) => {}
             }
+            stop.cancel();
+            tokio::time::timeout(PARTING, serve).await.unwrap_or(Ok(ExitCode::SUCCESS))
         });
         // A load or a forward pass may be half done, and nobody waits for it.
         runtime.shutdown_background();
         code
     }
 
-    async fn serve(self) -> anyhow::Result<ExitCode> {
+    async fn serve(self, stop: CancellationToken) -> anyhow::Result<ExitCode> {
         // Before the load: an address that is taken should not cost a minute.
         let listener =
             Listener::bind(&self.listen).await.with_context(|| format!("cannot listen on {}", self.listen))?;
         let options = self.options();
         let model = options.model.clone();
-        let worker = match tokio::task::spawn_blocking(move || worker::Worker::load(options)).await? {
+        let loading = tokio::task::spawn_blocking(move || worker::Worker::load(options));
+        let loaded = tokio::select! {
+            loaded = loading => loaded?,
+            () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        };
+        let worker = match loaded {
             Ok(worker) => worker,
             Err(error) => {
                 eprintln!("sovereign: cannot serve {}: {error}", model.display());
@@ -90,7 +111,7 @@ impl Worker {
         }
         let mut stdout = io::stdout();
         writeln!(stdout, "ready {address}").and_then(|()| stdout.flush()).context("cannot say that it is ready")?;
-        worker.serve(listener).await?;
+        worker.serve(listener, stop).await?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -107,6 +128,7 @@ impl Worker {
             speculates: self.speculate == "auto",
             threads: self.threads,
             device: self.device,
+            prefixes: self.prefix_cache.clone().map(|dir| Prefixes { dir, bytes: self.prefix_cache_size.0 }),
         }
     }
 }

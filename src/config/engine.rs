@@ -1,3 +1,4 @@
+use super::Bytes;
 use serde::Deserialize;
 
 /// The native engine's workers.
@@ -10,10 +11,13 @@ pub struct Engine {
     pub context: usize,
     /// Conversations that one worker answers at once.
     pub slots: usize,
+    /// Bytes of what was computed of prompts that may be kept on disk, in the state folder; nothing unless said, as it is the
+    /// contents of conversations.
+    pub prefix_cache: Option<Bytes>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { threads: None, context: 4096, slots: 2 }
+        Self { threads: None, context: 4096, slots: 2, prefix_cache: None }
     }
 }

@@ -106,6 +106,11 @@ impl Config {
         self.docker.stacks.clone().unwrap_or_else(|| self.state_dir().join("stacks"))
     }
 
+    /// The folder of what was computed of prompts, where that is kept.
+    pub fn prefixes_dir(&self) -> PathBuf {
+        self.state_dir().join("prefixes")
+    }
+
     /// The socket on which the CLI reaches the daemon. Who may open it administers the appliance: mode 0600.
     pub fn admin_socket(&self) -> PathBuf {
         self.state_dir().join("sovereign.sock")

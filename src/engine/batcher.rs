@@ -7,6 +7,7 @@
 
 use super::blocks::{BLOCK, Blocks, Chain};
 use super::model::{Batch, Logits};
+use super::prefix_cache::Restored;
 use super::sequence::{Sequence, Sink, Vocabulary};
 use super::speculation::Speculation;
 use std::collections::VecDeque;
@@ -25,6 +26,16 @@ pub trait Runner {
     /// # Errors
     /// The cache holds what it held before.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, Self::Error>;
+
+    /// Begins to look elsewhere for what a slot's conversation of `tokens` goes on with. Says whether there is anything.
+    fn seek(&mut self, _slot: usize, _tokens: &[u32]) -> bool {
+        false
+    }
+
+    /// Takes what has come of it into the cache; with `patience` it waits for the next.
+    fn restore(&mut self, _slot: usize, _tokens: &[u32], _patience: bool) -> Restored {
+        Restored::default()
+    }
 }
 
 /// Sequences that wait, and those that run in slots of the cache.
@@ -53,6 +64,8 @@ struct Running<S> {
     /// What is guessed in the next pass.
     guesses: Vec<u32>,
     started: u64,
+    /// Whether more of its prompt is on its way from elsewhere.
+    restoring: bool,
 }
 
 /// How much is going on.
@@ -83,6 +96,8 @@ pub struct Step {
     pub right: usize,
     /// Sequences that had to make room for older ones, and wait again.
     pub preempted: usize,
+    /// Tokens of prompts that came from elsewhere.
+    pub restored: usize,
 }
 
 impl<S: Sink> Batcher<S> {
@@ -122,9 +137,11 @@ impl<S: Sink> Batcher<S> {
         runner: &mut impl Runner,
     ) -> Step {
         self.let_go(runner.blocks());
-        self.start_waiting(runner.blocks());
-        let (batch, mut step) = self.plan(allow, runner.blocks());
+        self.start_waiting(runner);
+        let (batch, mut step) = self.plan(allow, runner);
         if batch.is_empty() {
+            let restoring = self.by_age().into_iter().find(|&slot| self.is_restoring(slot));
+            step.restored += restoring.map_or(0, |slot| self.restore(slot, runner, true));
             return step;
         }
         let of_prompt = |slot: usize, position: usize| {
@@ -153,35 +170,43 @@ impl<S: Sink> Batcher<S> {
     }
 
     /// Starts sequences in the order of their coming: nobody is overtaken because he needs more room.
-    fn start_waiting(&mut self, blocks: &mut Blocks) {
+    fn start_waiting(&mut self, runner: &mut impl Runner) {
         while let Some(sequence) = self.waiting.front() {
             let Some(slot) = self.running.iter().position(Option::is_none) else { return };
-            let Ok(reused) = blocks.begin(slot, Chain::root(&[]), sequence.tokens()) else { return };
+            let Ok(reused) = runner.blocks().begin(slot, Chain::root(&[]), sequence.tokens()) else { return };
             let Some(sequence) = self.waiting.pop_front() else { return };
+            let restoring = runner.seek(slot, sequence.tokens());
             self.starts += 1;
             self.running[slot] = Some(Running {
                 sequence,
                 speculation: Speculation::default(),
                 guesses: Vec::new(),
                 started: self.starts,
+                restoring,
             });
             self.found(slot, reused);
         }
     }
 
     /// The next pass, and what it is about.
-    fn plan(&mut self, allow: impl FnOnce(usize) -> Allowance, blocks: &mut Blocks) -> (Batch, Step) {
+    fn plan(&mut self, allow: impl FnOnce(usize) -> Allowance, runner: &mut impl Runner) -> (Batch, Step) {
         let slots = self.by_age();
-        let mut pending = Vec::new();
+        let (mut pending, mut restored) = (Vec::new(), 0);
         for (at, &slot) in slots.iter().enumerate() {
-            let mut found = blocks.adopt(slot, self.tokens(slot));
-            let waits = self.waits(slot, &slots[..at], blocks);
+            let mut found = runner.blocks().adopt(slot, self.tokens(slot));
+            let mut waits = self.waits(slot, &slots[..at], runner.blocks());
+            if !waits {
+                restored += self.restore(slot, runner, false);
+                waits = self.is_restoring(slot);
+            }
+            let blocks = runner.blocks();
             if !waits {
                 found += blocks.adopt_part(slot, self.tokens(slot));
             }
             self.found(slot, found);
             pending.push(if waits { 0 } else { self.tokens(slot).len() - blocks.len(slot) });
         }
+        let blocks = runner.blocks();
         let goes_on = |(&slot, &pending): (&usize, &usize)| pending == 1 && self.has_begun(slot);
         let goes_on: Vec<bool> = slots.iter().zip(&pending).map(goes_on).collect();
         let answers = goes_on.iter().filter(|&&goes_on| goes_on).count();
@@ -194,7 +219,7 @@ impl<S: Sink> Batcher<S> {
         // Beside prompts nothing is guessed: there is no time to spare.
         let guess_cost = guess_cost.filter(|_| prompts.iter().all(|&pending| pending == 0));
 
-        let (mut batch, mut step) = (Batch::default(), Step { answers, ..Step::default() });
+        let (mut batch, mut step) = (Batch::default(), Step { answers, restored, ..Step::default() });
         for ((&slot, share), goes_on) in slots.iter().zip(shares).zip(goes_on) {
             let (cached, share) = (blocks.len(slot), if goes_on { 1 } else { share });
             // Older ones have their room already, so that in the end there is somebody who makes it.
@@ -236,6 +261,19 @@ impl<S: Sink> Batcher<S> {
         let mut slots: Vec<usize> = (0..self.running.len()).filter(|&slot| started(slot).is_some()).collect();
         slots.sort_by_key(|&slot| started(slot));
         slots
+    }
+
+    fn is_restoring(&self, slot: usize) -> bool {
+        self.running[slot].as_ref().is_some_and(|running| running.restoring)
+    }
+
+    /// Takes over what has come of a slot's prompt from elsewhere; how many tokens that is.
+    fn restore(&mut self, slot: usize, runner: &mut impl Runner, patience: bool) -> usize {
+        let Some(running) = self.running[slot].as_mut().filter(|running| running.restoring) else { return 0 };
+        let Restored { tokens, more } = runner.restore(slot, running.sequence.tokens(), patience);
+        running.restoring = more;
+        running.sequence.found_in_cache(tokens);
+        tokens
     }
 
     fn tokens(&self, slot: usize) -> &[u32] {

@@ -28,6 +28,11 @@ impl Chain {
         tokens.iter().for_each(|token| digest.update(token.to_le_bytes()));
         Chain(digest.finalize().into())
     }
+
+    /// Its bytes.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// There are not so many blocks free.
@@ -251,6 +256,27 @@ impl Blocks {
         self.drop_beyond(slot, 0);
     }
 
+    /// What stands for the whole blocks that a slot holds.
+    pub fn chain(&self, slot: usize) -> Chain {
+        let last = (self.len(slot) / BLOCK).checked_sub(1).map(|last| self.tables[slot][last]);
+        last.and_then(|last| self.blocks[last as usize].chain).unwrap_or(self.roots[slot])
+    }
+
+    /// The block in which a slot's conversation goes on, where that stands between two and room was reserved.
+    pub fn reserved(&self, slot: usize) -> Option<u32> {
+        let at = self.len(slot);
+        let block = self.tables[slot].get(at / BLOCK).copied().filter(|_| at.is_multiple_of(BLOCK))?;
+        let Block { users, tokens, .. } = &self.blocks[block as usize];
+        (*users == 1 && tokens.is_empty()).then_some(block)
+    }
+
+    /// Full blocks that nobody has used since some time after `clock`, the earliest first: when that was, which, and what
+    /// stands for all up to their ends. They lie in the device's memory once all copies were made.
+    pub fn idle_after(&self, clock: u64) -> impl Iterator<Item = (u64, u32, Chain)> {
+        let idle = self.idle.range(clock.saturating_add(1)..);
+        idle.filter_map(|(&since, &block)| Some((since, block, self.blocks[block as usize].chain?)))
+    }
+
     /// The whole blocks with the longest beginning of `tokens`, but for the last token.
     fn find(&self, root: Chain, tokens: &[u32]) -> Vec<u32> {
         let (mut found, mut chain) = (Vec::new(), root);
@@ -271,12 +297,6 @@ impl Blocks {
         };
         let after = self.after.get(&chain)?.iter().map(|&block| (block, common(block)));
         after.max_by_key(|(_, common)| *common).filter(|(_, common)| *common > 0)
-    }
-
-    /// What stands for all that a slot holds, which is whole blocks.
-    fn chain(&self, slot: usize) -> Chain {
-        let last = (self.len(slot) / BLOCK).checked_sub(1).map(|last| self.tables[slot][last]);
-        last.and_then(|last| self.blocks[last as usize].chain).unwrap_or(self.roots[slot])
     }
 
     /// Puts a full block at the end of what a slot holds, in place of an empty one that was reserved there.

@@ -7,7 +7,9 @@ use super::kernels::cpu::Cpu;
 use super::kernels::cuda::Cuda;
 use super::kernels::{Kernels, KvKind};
 use super::model::{Entry, Spare, Workspace};
+use super::prefix_cache::{PrefixCache, Restored};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The conversations of a model, with the buffers of the passes that extend them.
 pub struct KvCache {
@@ -19,6 +21,8 @@ pub struct KvCache {
     pub(super) blocks: Blocks,
     /// Memory for the logits of passes.
     pub(super) spare: Spare,
+    /// What is kept on disk of conversations that are over.
+    pub(super) prefixes: Option<PrefixCache>,
 }
 
 /// What a cache holds, where its model computes.
@@ -70,7 +74,7 @@ impl KvCache {
         static CACHES: AtomicU64 = AtomicU64::new(0);
         let id = CACHES.fetch_add(1, Ordering::Relaxed);
         let blocks = Blocks::new(capacity.slots, capacity.context, capacity.blocks());
-        KvCache { held, id, model, blocks, spare: Spare::default() }
+        KvCache { held, id, model, blocks, spare: Spare::default(), prefixes: None }
     }
 
     /// Conversations that it holds at once.
@@ -102,6 +106,34 @@ impl KvCache {
     /// and need not be computed again. A slot that holds no more stays as it is.
     pub fn truncate(&mut self, slot: usize, len: usize) {
         self.blocks.truncate(slot, len);
+    }
+
+    /// Begins to look on disk for what a slot's conversation of `tokens` goes on with. Says whether there is anything.
+    pub fn seek(&mut self, slot: usize, tokens: &[u32]) -> bool {
+        self.prefixes.as_mut().is_some_and(|prefixes| prefixes.seek(slot, &self.blocks, tokens))
+    }
+
+    /// Takes over what has come from disk for a slot since it was [sought](Self::seek); with `patience` it waits for the next.
+    pub fn restore(&mut self, slot: usize, tokens: &[u32], patience: bool) -> Restored {
+        let (Some(prefixes), Held::Cpu(on)) = (&mut self.prefixes, &mut self.held) else { return Restored::default() };
+        self.blocks.take_copies().into_iter().for_each(|copy| on.memory.copy(copy));
+        prefixes.restore(slot, &mut self.blocks, &mut on.memory, tokens, patience)
+    }
+
+    /// Lets blocks of conversations that are over be written to disk. All copies must have been made.
+    pub(super) fn spill(&mut self) {
+        if let (Some(prefixes), Held::Cpu(on)) = (&mut self.prefixes, &self.held) {
+            prefixes.spill(&self.blocks, &on.memory);
+        }
+    }
+
+    /// Ends all conversations, and writes what is to be kept of them to disk, for no longer than `patience`.
+    pub fn finish(mut self, patience: Duration) {
+        (0..self.slots()).for_each(|slot| self.blocks.release(slot));
+        if let (Some(prefixes), Held::Cpu(on)) = (self.prefixes.take(), &mut self.held) {
+            self.blocks.take_copies().into_iter().for_each(|copy| on.memory.copy(copy));
+            prefixes.finish(&self.blocks, &on.memory, patience);
+        }
     }
 
     /// Makes room for these entries.

@@ -8,7 +8,7 @@
 //! - [`template`]: messages to the text that the model was trained on. [`output`]: reasoning and calls in its answers.
 //! - [`tokenizer`]: text to tokens and back.
 //! - [`model`]: the forward passes, from tokens to logits. [`kv_cache`]: what they remember of conversations; [`blocks`]:
-//!   where that lies, and who shares it.
+//!   where that lies, and who shares it; [`prefix_cache`]: what is kept of it on disk.
 //! - [`quant`]: how weights are stored; [`quantise`]: a model in other formats. [`kernels`]: the operations that a device offers.
 //! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
@@ -27,6 +27,7 @@ pub mod kv_cache;
 pub mod model;
 pub mod output;
 pub mod pace;
+pub mod prefix_cache;
 pub mod quant;
 pub mod quantise;
 pub mod safetensors;

@@ -4,7 +4,7 @@
 //! daemon: it ends when the pipe that is its stdin closes, or its parent ends.
 
 use super::{Attribution, Claim, Endpoint, Exit, ExitWatch, Grant, Running, StartError};
-use crate::config::Config;
+use crate::config::{Bytes, Config};
 use crate::egress::Address;
 use crate::models::ModelSpec;
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +40,8 @@ pub struct Native {
     context: usize,
     slots: usize,
     threads: Option<usize>,
+    /// Where workers keep what they computed of prompts, and how many bytes of it.
+    prefixes: Option<(PathBuf, u64)>,
     grace: Duration,
     started: AtomicU64,
 }
@@ -59,6 +61,7 @@ impl Native {
             context: config.engine.context,
             slots: config.engine.slots,
             threads: config.engine.threads,
+            prefixes: config.engine.prefix_cache.map(|Bytes(bytes)| (config.prefixes_dir(), bytes)),
             grace: GRACE,
             started: AtomicU64::new(0),
         }
@@ -170,6 +173,9 @@ impl Worker {
             .args(["--slots", &self.slots().to_string()]);
         if let Some(threads) = self.native.threads {
             command.args(["--threads", &threads.to_string()]);
+        }
+        if let Some((dir, bytes)) = &self.native.prefixes {
+            command.arg("--prefix-cache").arg(dir).args(["--prefix-cache-size", &bytes.to_string()]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command

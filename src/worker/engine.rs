@@ -6,24 +6,36 @@ use crate::engine::blocks::Blocks;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::{Batch, Logits, Model};
 use crate::engine::pace::Pace;
+use crate::engine::prefix_cache::Restored;
 use crate::engine::sequence::{Event, Job, Sequence, Sink};
 use crate::engine::tokenizer::Tokenizer;
 use std::cell::Cell;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+/// How long a worker that ends may write what is to be kept. Whoever asked it to end kills it after some seconds.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// The thread that computes, by its handle.
 #[derive(Debug)]
 pub(super) struct Engine {
-    jobs: mpsc::Sender<Sequence<Listener>>,
+    orders: mpsc::Sender<Order>,
     places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     context: usize,
     /// Answers that may wait for a slot.
     queue: usize,
+}
+
+/// What the thread is told.
+enum Order {
+    /// Answer this.
+    Answer(Box<Sequence<Listener>>),
+    /// Nothing more.
+    End,
 }
 
 /// What a job's events come with: which of the answers they belong to.
@@ -32,18 +44,24 @@ pub(super) type Events = UnboundedReceiver<(usize, Event)>;
 impl Engine {
     /// Starts the thread. `ended` is cancelled when it ends, which it does by itself only if it panics.
     pub(super) fn start(work: Work, queue: usize, ended: CancellationToken) -> std::io::Result<Self> {
-        let (jobs, inbox) = mpsc::channel();
+        let (orders, inbox) = mpsc::channel();
         let (metrics, slots, context) = (work.metrics.clone(), work.cache.slots(), work.cache.context());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             let _ended = ended.drop_guard();
             work.run(&inbox);
         })?;
-        Ok(Self { jobs, places: Arc::new(Semaphore::new(slots + queue)), metrics, context, queue })
+        Ok(Self { orders, places: Arc::new(Semaphore::new(slots + queue)), metrics, context, queue })
     }
 
     /// Tokens that one conversation may hold.
     pub(super) fn context(&self) -> usize {
         self.context
+    }
+
+    /// Ends the thread after the pass that runs: what was asked is not answered, and what is to be kept is written to disk.
+    pub(super) fn end(&self) {
+        // It may have ended by itself.
+        let _ = self.orders.send(Order::End);
     }
 
     /// Queues jobs. Dropping what is returned gives them up.
@@ -72,7 +90,7 @@ impl Engine {
             let sequence = Sequence::new(job, self.context, listener);
             let sequence = sequence.map_err(|error| Error::bad_request(error.to_string()))?;
             // Without the thread nobody listens to the channel, and the answer says so.
-            let _ = self.jobs.send(sequence);
+            let _ = self.orders.send(Order::Answer(Box::new(sequence)));
         }
         Ok(answers)
     }
@@ -118,20 +136,21 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Works until nobody can send jobs any more.
-    fn run(self, inbox: &mpsc::Receiver<Sequence<Listener>>) {
+    /// Works until that is to end, or nobody can send jobs any more.
+    fn run(self, inbox: &mpsc::Receiver<Order>) {
         let Self { model, mut cache, tokenizer, metrics, speculates } = self;
         let mut batcher = Batcher::new(cache.slots());
         let mut pace = Pace::default();
         loop {
-            if batcher.is_idle() {
-                match inbox.recv() {
-                    Ok(sequence) => batcher.submit(sequence),
-                    Err(mpsc::RecvError) => return,
+            let first = match batcher.is_idle().then(|| inbox.recv()) {
+                Some(Err(mpsc::RecvError)) => return,
+                first => first.and_then(Result::ok),
+            };
+            for order in first.into_iter().chain(inbox.try_iter()) {
+                match order {
+                    Order::Answer(sequence) => batcher.submit(*sequence),
+                    Order::End => return cache.finish(PARTING),
                 }
-            }
-            while let Ok(sequence) = inbox.try_recv() {
-                batcher.submit(sequence);
             }
             let begun = Instant::now();
             let allow = |answers| pace.allowance(answers, speculates);
@@ -158,5 +177,13 @@ impl Runner for Passes<'_> {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, engine::Error> {
         self.model.forward(self.cache, batch)
+    }
+
+    fn seek(&mut self, slot: usize, tokens: &[u32]) -> bool {
+        self.cache.seek(slot, tokens)
+    }
+
+    fn restore(&mut self, slot: usize, tokens: &[u32], patience: bool) -> Restored {
+        self.cache.restore(slot, tokens, patience)
     }
 }

@@ -17,6 +17,7 @@ mod tokens;
 
 pub use crate::engine::kernels::KvKind;
 pub use crate::engine::model::Device;
+pub use crate::engine::prefix_cache::Settings as Prefixes;
 pub use listen::Listener;
 pub use tie::Tie;
 
@@ -26,6 +27,7 @@ use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
 use crate::engine::kv_cache::Capacity;
 use crate::engine::model::{self, Embedder, Model};
+use crate::engine::prefix_cache::{self, Identity};
 use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
 use embedding::Embedding;
@@ -61,6 +63,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Where they are computed.
     pub device: model::Device,
+    /// Where beginnings of conversations are kept on disk, if they are.
+    pub prefixes: Option<prefix_cache::Settings>,
 }
 
 impl Options {
@@ -81,6 +85,8 @@ pub struct Worker {
     model: Model,
     tokenizer: Arc<Tokenizer>,
     template: Template,
+    /// What its keys and values depend on, where they are kept.
+    identity: Option<Identity>,
 }
 
 impl Worker {
@@ -95,14 +101,15 @@ impl Worker {
         let footprint = Footprint::of(&gguf);
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
-        let model = Model::load(
-            gguf,
-            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
-        )?;
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(Self { options, summary, footprint, created, model, tokenizer, template })
+        let model = Model::load(
+            gguf.clone(),
+            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
+        )?;
+        let identity = options.prefixes.is_some().then(|| Identity::of(&gguf, changed));
+        Ok(Self { options, summary, footprint, created, model, tokenizer, template, identity })
     }
 
     /// What was asked for, within what the model can do.
@@ -125,16 +132,20 @@ impl Worker {
         &self.footprint
     }
 
-    /// Answers at `listener` until dropped, or until the engine's thread dies.
+    /// Answers at `listener` until `stop` is cancelled, or the engine's thread dies.
     ///
     /// # Errors
     /// Listening failed, or the engine is dead.
-    pub async fn serve(self, listener: Listener) -> io::Result<()> {
+    pub async fn serve(self, listener: Listener, stop: CancellationToken) -> io::Result<()> {
         let (capacity, options) = (self.options.capacity(), self.options);
         let ended = CancellationToken::new();
         let (duty, metrics) = match self.model.hyper().pooling {
             None => {
-                let cache = self.model.cache_of(capacity).map_err(io::Error::other)?;
+                let mut cache = self.model.cache_of(capacity).map_err(io::Error::other)?;
+                if let (Some(settings), Some(identity)) = (&options.prefixes, self.identity) {
+                    let warn = Arc::new(|problem: &str| eprintln!("sovereign: {problem}"));
+                    self.model.keep_prefixes(&mut cache, settings, identity, warn).map_err(io::Error::other)?;
+                }
                 let metrics = Arc::new(Metrics::new(capacity.slots, capacity.tokens()));
                 let (tokenizer, speculates) = (self.tokenizer.clone(), options.speculates);
                 let work = Work { model: self.model, cache, tokenizer, metrics: metrics.clone(), speculates };
@@ -150,10 +161,17 @@ impl Worker {
         let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
         let (name, created, grammars) = (options.name.into(), self.created, Grammars::new(tokenizer.clone()));
-        let face = Face { name, created, duty, tokenizer, longest_token, template, grammars, metrics };
+        let face = Arc::new(Face { name, created, duty, tokenizer, longest_token, template, grammars, metrics });
         tokio::select! {
-            served = listener.serve(face::router(Arc::new(face))) => served,
+            served = listener.serve(face::router(face.clone())) => served,
             () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),
+            () = stop.cancelled() => {
+                if let Duty::Answers(engine) = &face.duty {
+                    engine.end();
+                    ended.cancelled().await;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -84,6 +84,15 @@ struct Script {
     sums: bool,
     /// Whether it is likely to be the one that came so long before.
     period: Option<u32>,
+    /// Of each slot, tokens that come from elsewhere, and how often somebody has to ask for the next of them.
+    elsewhere: Vec<Elsewhere>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Elsewhere {
+    tokens: usize,
+    asks: usize,
+    asked: usize,
 }
 
 impl Runner for Script {
@@ -131,6 +140,28 @@ impl Runner for Script {
         self.passes.push(pass.join(" "));
         Ok(Logits::new(logits, TOKENS.len(), Spare::default()))
     }
+
+    fn seek(&mut self, slot: usize, tokens: &[u32]) -> bool {
+        self.elsewhere
+            .get(slot)
+            .is_some_and(|elsewhere| elsewhere.tokens > self.blocks.len(slot) && tokens.len() > BLOCK)
+    }
+
+    fn restore(&mut self, slot: usize, tokens: &[u32], patience: bool) -> Restored {
+        let Elsewhere { tokens: there, asks, asked } = &mut self.elsewhere[slot];
+        *asked += 1;
+        if !patience && *asked < *asks {
+            return Restored { tokens: 0, more: true };
+        }
+        *asked = 0;
+        let at = self.blocks.len(slot);
+        let block = self.blocks.reserved(slot).expect("room was reserved") as usize;
+        for (at, &token) in (at..at + BLOCK).zip(&tokens[at..]) {
+            self.memory[block][at % BLOCK] = tokens[..=at].to_vec();
+            self.blocks.push(slot, token);
+        }
+        Restored { tokens: BLOCK, more: at + BLOCK < *there }
+    }
 }
 
 /// A batcher and its model.
@@ -152,7 +183,15 @@ impl House {
     fn with_blocks(slots: usize, context: usize, blocks: usize) -> Self {
         let blocks = Blocks::new(slots, context, blocks);
         let memory = vec![vec![Vec::new(); BLOCK]; blocks.count()];
-        let script = Script { blocks, memory, passes: Vec::new(), broken: false, sums: false, period: None };
+        let script = Script {
+            blocks,
+            memory,
+            passes: Vec::new(),
+            broken: false,
+            sums: false,
+            period: None,
+            elsewhere: Vec::new(),
+        };
         Self { batcher: Batcher::new(slots), script, context, budget: 8, guess_cost: None, preempted: 0, right: 0 }
     }
 
@@ -330,6 +369,38 @@ fn who_came_last_makes_room_and_goes_on_later() {
     let expected = alone.ask("bcdefghijklmnopqrstuvwxyabcdef", long);
     alone.run();
     assert_eq!(second.text, expected.text);
+}
+
+#[test]
+fn what_comes_from_elsewhere_stops_nobody() {
+    let prompt = "abcdefghijklmnopqrstuvwxyabcdefghijklmnopqrstuvwxyabcdefghijklmnopqrstuvwxy";
+    let mut alone = House::with_blocks(1, 128, 8);
+    alone.script.sums = true;
+    let expected = alone.ask(prompt, |_| {});
+    alone.run();
+
+    let mut house = House::with_blocks(3, 128, 16);
+    house.script.sums = true;
+    house.script.elsewhere = vec![Elsewhere::default(), Elsewhere { tokens: 64, asks: 4, asked: 0 }];
+    let chats = house.ask("abc", |job| job.max_tokens = 10);
+    house.step();
+    let (comes, shares) = (house.ask(prompt, |_| {}), house.ask(prompt, |_| {}));
+    for _ in 0..6 {
+        assert_eq!(house.step().computed, 1, "{:?}", house.script.passes);
+    }
+    house.run();
+    assert_eq!(chats.counts().completion, 10);
+    assert_eq!((comes.counts().cached, shares.counts().cached >= 64), (64, true));
+    for client in [comes, shares] {
+        assert_eq!(client.text, expected.text);
+    }
+    // Where nothing else is to be done it is waited for.
+    let mut idle = House::with_blocks(1, 128, 8);
+    idle.script.sums = true;
+    idle.script.elsewhere = vec![Elsewhere { tokens: 64, asks: 1000, asked: 0 }];
+    let client = idle.ask(prompt, |_| {});
+    idle.run();
+    assert_eq!((client.counts().cached, &client.text), (64, &expected.text));
 }
 
 #[test]

@@ -41,6 +41,7 @@ use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::Cuda;
 use super::kernels::{CacheShape, Kernels, KvKind, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
+use super::prefix_cache::{Identity, PrefixCache, Settings, Warn};
 use encoder::Encoder;
 use gemma::Gemma3;
 use layers::Ends;
@@ -249,6 +250,31 @@ impl Model {
         Ok(KvCache::new(held, self.id, capacity))
     }
 
+    /// Keeps on disk what a cache of this model holds of conversations that are over, and finds it there again. `model` is
+    /// what the file is; what else matters is added.
+    ///
+    /// # Errors
+    /// The model isn't on the processor, or there are no threads.
+    pub fn keep_prefixes(
+        &self,
+        cache: &mut KvCache,
+        settings: &Settings,
+        model: Identity,
+        warn: Warn,
+    ) -> Result<(), Error> {
+        let (Loaded::Cpu(on), Held::Cpu(held)) = (&self.loaded, &cache.held) else {
+            let problem =
+                "a prefix cache on disk is for models that answer on the processor: leave it out, or --device cpu";
+            return Err(Error::Unsupported(problem.into()));
+        };
+        let shape = held.memory.shape();
+        let identity = model.and(&format!("{:?}", self.hyper)).and(on.kernels.isa().name()).and(shape.kind.name());
+        let opened = PrefixCache::open(settings, identity, shape.block_bytes(), cache.slots(), warn);
+        let none = |error| Error::Request(format!("there is no thread for the prefix cache: {error}"));
+        cache.prefixes = Some(opened.map_err(none)?);
+        Ok(())
+    }
+
     /// Takes a batch through the model: its tokens are added to the cache, and the logits that it wants come back.
     ///
     /// # Errors
@@ -282,6 +308,7 @@ impl Model {
         }
         check_finite(out)?;
         cache.commit(entries);
+        cache.spill();
         Ok(())
     }
 }

@@ -50,6 +50,45 @@ async fn who_finds_the_queue_full_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_restart_finds_a_prompt_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("prefixes");
+    let arguments = ["--ctx", "512", "--prefix-cache", folder.to_str().unwrap(), "--prefix-cache-size", "64MiB"];
+    let system = format!("{} {PROMPT}", "Paris is in France, Rome is in Italy, Berlin is in Germany.".repeat(10));
+    let (mut answers, mut computed) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut worker = Worker::start(&model("gemma-3-270m"), &arguments);
+        answers.push(worker.complete(&system, json!({})).await);
+        computed.push(worker.metric("sovereign_worker_prompt_tokens_total").await as u64);
+        let pid = rustix::process::Pid::from_child(&worker.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(worker.wait().success());
+    }
+    assert_eq!(text(&answers[0]), text(&answers[1]));
+    let usage =
+        |at: usize, field: &str| answers[at].pointer(&format!("/usage/{field}")).and_then(Value::as_u64).unwrap();
+    let (prompt, cached) = (usage(0, "prompt_tokens"), usage(1, "prompt_tokens_details/cached_tokens"));
+    assert!(prompt > 128 && cached + 32 >= prompt && cached < prompt, "{cached} of {prompt}");
+    assert_eq!(computed, [prompt, prompt - cached]);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told_once() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml/prefixes");
+    let mut worker =
+        Worker::start(&model("gemma-3-270m"), &["--ctx", "256", "--prefix-cache", folder.to_str().unwrap()]);
+    let long = format!("{} {PROMPT}", "Rome is in Italy. ".repeat(20));
+    for _ in 0..2 {
+        assert!(text(&worker.complete(&long, json!({})).await).contains("Rome"));
+    }
+    worker.stdin = None;
+    assert!(worker.wait().success());
+    let mut words = String::new();
+    worker.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert!(words.lines().count() == 1 && words.contains("Cargo.toml/prefixes"), "{words:?}");
+}
+
+#[tokio::test]
 async fn keys_and_values_in_fewer_bits_answer_alike() {
     for kind in ["fp8", "q4"] {
         let worker = Worker::start(&model("gemma-3-270m"), &["--kv", kind, "--ctx", "256"]);
