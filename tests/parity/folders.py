@@ -185,5 +185,6 @@ def write(name, seed, case):
     (folder / "expected.json").write_text(json.dumps(expected, ensure_ascii=False))
 
 
-for seed, (name, case) in enumerate(CASES.items()):
-    write(name, seed, case)
+if __name__ == "__main__":
+    for seed, (name, case) in enumerate(CASES.items()):
+        write(name, seed, case)

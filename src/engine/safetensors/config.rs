@@ -1,47 +1,92 @@
 //! `config.json`: the shape of a model, in GGUF's keys.
 
+use super::sentences::Sentences;
 use super::{json, key, wrong};
 use crate::engine::gguf::{Error, Writer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// What files call models, and GGUF's names for them.
+const MODELS: [(&str, &str); 11] = [
+    ("llama", "llama"),
+    ("mistral", "llama"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("gemma3", "gemma3"),
+    ("gemma3_text", "gemma3"),
+    ("bert", "bert"),
+    ("roberta", "bert"),
+    ("xlm-roberta", "bert"),
+    ("camembert", "bert"),
+    ("nomic_bert", "nomic-bert"),
+];
+
+/// What Nomic's own code calls figures, and what all others do.
+const NOMIC: [(&str, &str); 8] = [
+    ("n_embd", "hidden_size"),
+    ("n_head", "num_attention_heads"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_inner", "intermediate_size"),
+    ("n_positions", "max_position_embeddings"),
+    ("layer_norm_epsilon", "layer_norm_eps"),
+    ("rotary_emb_base", "rope_theta"),
+    ("activation_function", "hidden_act"),
+];
 
 /// The figures of a model.
 #[derive(Debug)]
 pub(super) struct Config {
     file: PathBuf,
-    fields: Map<String, Value>,
+    pub(super) fields: Map<String, Value>,
     /// GGUF's name for it.
     pub architecture: &'static str,
     pub heads: u64,
     pub kv_heads: u64,
-    head: u64,
+    pub head: u64,
     /// Whether the table of embeddings is the way back to tokens.
     pub tied: bool,
+    /// Rows of the table of positions that texts' tokens have, one after the other.
+    pub positions: Range<u64>,
+    /// What becomes of its states, where they are embeddings.
+    pub sentences: Sentences,
 }
 
 impl Config {
-    pub fn read(file: &Path) -> Result<Config, Error> {
-        let mut fields: Map<String, Value> = json(file)?;
+    pub fn read(folder: &Path) -> Result<Config, Error> {
+        let file = folder.join("config.json");
+        let mut fields: Map<String, Value> = json(&file)?;
         // Models that see, too, have their figures for text apart.
         if let Some(Value::Object(text)) = fields.remove("text_config") {
             fields.extend(text);
         }
         let kind = fields.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let architecture = match kind {
-            "llama" | "mistral" => "llama",
-            "qwen2" => "qwen2",
-            "qwen3" => "qwen3",
-            "gemma3" | "gemma3_text" => "gemma3",
-            _ => {
-                let problem = format!(
-                    "\"model_type\" is {kind:?}; supported are llama, mistral, qwen2, qwen3, gemma3 and gemma3_text"
-                );
-                return Err(wrong(file, problem));
-            }
+        let Some(&(_, architecture)) = MODELS.iter().find(|(name, _)| *name == kind) else {
+            let known = MODELS.map(|(name, _)| name).join(", ");
+            return Err(wrong(&file, format!("\"model_type\" is {kind:?}; supported are {known}")));
         };
+        // The rows before are of tokens that are none.
+        let padded = !matches!(kind, "bert" | "nomic_bert") && architecture == "bert";
+        if architecture == "nomic-bert" {
+            for (from, to) in NOMIC {
+                if let Some(value) = fields.remove(from) {
+                    fields.entry(to).or_insert(value);
+                }
+            }
+        }
         let gemma = architecture == "gemma3";
-        let mut config =
-            Config { file: file.to_owned(), fields, architecture, heads: 0, kv_heads: 0, head: 0, tied: gemma };
+        let sentences = Sentences::read(folder)?;
+        let mut config = Config {
+            file,
+            fields,
+            architecture,
+            heads: 0,
+            kv_heads: 0,
+            head: 0,
+            tied: gemma,
+            positions: 0..0,
+            sentences,
+        };
         config.heads = config.count("num_attention_heads")?;
         config.kv_heads = config.find_count("num_key_value_heads")?.unwrap_or(config.heads);
         config.head = match config.find_count("head_dim")? {
@@ -50,14 +95,77 @@ impl Config {
             None => config.count("hidden_size")? / config.heads,
         };
         config.tied = config.find("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(gemma);
+        config.positions = config.positions(padded)?;
+        config.check()?;
         Ok(config)
     }
 
-    fn find(&self, name: &str) -> Option<&Value> {
+    /// Whether it sees whole texts at once.
+    pub fn encodes(&self) -> bool {
+        self.architecture.ends_with("bert")
+    }
+
+    fn positions(&self, padded: bool) -> Result<Range<u64>, Error> {
+        let first = match padded {
+            true => self.find("pad_token_id").and_then(Value::as_u64).unwrap_or(1).saturating_add(1),
+            false => 0,
+        };
+        let all = self.count("max_position_embeddings")?;
+        let Some(mut count) = all.checked_sub(first).filter(|&count| count > 0) else {
+            return Err(self.wrong("max_position_embeddings", &format!("is {all}, of which {first} are no text's")));
+        };
+        if self.architecture == "nomic-bert" {
+            // Beyond those its rotations would depend on the length of a text.
+            count = count.min(self.find_count("max_trained_positions")?.unwrap_or(count));
+        }
+        Ok(first..first + self.sentences.tokens.map_or(count, |tokens| tokens.min(count)))
+    }
+
+    /// What would give other results if it were known what to do with it: each may be absent, or one of these.
+    fn check(&self) -> Result<(), Error> {
+        let no = || vec![json!(false)];
+        let fixed = match self.architecture {
+            "bert" => vec![
+                ("hidden_act", vec![json!("gelu")]),
+                ("position_embedding_type", vec![json!("absolute")]),
+                ("is_decoder", no()),
+                ("add_cross_attention", no()),
+            ],
+            "nomic-bert" => vec![
+                ("hidden_act", vec![json!("swiglu"), json!("silu")]),
+                ("causal", no()),
+                ("prenorm", no()),
+                ("use_rms_norm", no()),
+                ("parallel_block", no()),
+                ("rotary_emb_interleaved", no()),
+                ("rotary_emb_fraction", vec![json!(1.0), json!(1)]),
+                ("rotary_emb_scale_base", vec![]),
+                ("moe_every_n_layers", vec![json!(0)]),
+            ],
+            "gemma3" => vec![
+                ("hidden_activation", vec![json!("gelu_pytorch_tanh")]),
+                ("use_bidirectional_attention", no()),
+                ("partial_rotary_factor", vec![json!(1.0), json!(1)]),
+            ],
+            _ => vec![
+                ("hidden_act", vec![json!("silu")]),
+                ("is_causal", vec![json!(true)]),
+                ("partial_rotary_factor", vec![json!(1.0), json!(1)]),
+            ],
+        };
+        for (name, allowed) in fixed {
+            if let Some(value) = self.find(name).filter(|value| !allowed.contains(value)) {
+                return Err(self.wrong(name, &format!("is {value}, which is not supported")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Value> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, name: &str, problem: &str) -> Error {
+    pub(super) fn wrong(&self, name: &str, problem: &str) -> Error {
         wrong(&self.file, format!("{name:?} {problem}"))
     }
 
@@ -71,7 +179,7 @@ impl Config {
         self.find_count(name)?.ok_or_else(|| self.wrong(name, "is missing"))
     }
 
-    fn find_number(&self, name: &str) -> Result<Option<f64>, Error> {
+    pub(super) fn find_number(&self, name: &str) -> Result<Option<f64>, Error> {
         let Some(value) = self.find(name) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| self.wrong(name, &format!("is {value}, expected a number")))
     }
@@ -85,7 +193,6 @@ impl Config {
             folder.canonicalize().ok().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
         writer.set("general.name", name.unwrap_or_else(|| "model".into()));
         for (to, from) in [
-            ("context_length", "max_position_embeddings"),
             ("embedding_length", "hidden_size"),
             ("block_count", "num_hidden_layers"),
             ("feed_forward_length", "intermediate_size"),
@@ -93,6 +200,7 @@ impl Config {
             key(&mut writer, architecture, to, self.count(from)? as u32);
         }
         for (to, figure) in [
+            ("context_length", self.positions.end - self.positions.start),
             ("attention.head_count", self.heads),
             ("attention.head_count_kv", self.kv_heads),
             ("attention.key_length", self.head),
@@ -101,10 +209,24 @@ impl Config {
         ] {
             key(&mut writer, architecture, to, figure as u32);
         }
-        let eps = self.find_number("rms_norm_eps")?.unwrap_or(1e-6);
-        key(&mut writer, architecture, "attention.layer_norm_rms_epsilon", eps as f32);
-        self.windows(&mut writer)?;
-        self.rope(&mut writer)?;
+        match self.encodes() {
+            true => {
+                let eps = self.find_number("layer_norm_eps")?.unwrap_or(1e-12);
+                key(&mut writer, architecture, "attention.layer_norm_epsilon", eps as f32);
+                key(&mut writer, architecture, "attention.causal", false);
+            }
+            false => {
+                let eps = self.find_number("rms_norm_eps")?.unwrap_or(1e-6);
+                key(&mut writer, architecture, "attention.layer_norm_rms_epsilon", eps as f32);
+                self.windows(&mut writer)?;
+            }
+        }
+        if architecture != "bert" {
+            self.rope(&mut writer)?;
+        }
+        if let Some(pooling) = self.sentences.pooling {
+            key(&mut writer, architecture, "pooling_type", pooling);
+        }
         for (to, from) in [
             ("attn_logit_softcapping", "attn_logit_softcapping"),
             ("final_logit_softcapping", "final_logit_softcapping"),
@@ -137,79 +259,6 @@ impl Config {
             writer.set(&pattern, period as u32);
         }
         Ok(())
-    }
-
-    /// What is said of rotations, for layers that see all or for those with a window: older files have one of it.
-    fn rope_fields(&self, layers: &str) -> Option<&Map<String, Value>> {
-        let told = self.find("rope_parameters").or_else(|| self.find("rope_scaling"))?.as_object()?;
-        told.get(layers).map_or(Some(told), Value::as_object)
-    }
-
-    fn rope(&self, writer: &mut Writer<'static>) -> Result<(), Error> {
-        let architecture = self.architecture;
-        let number = |layers: &str, name: &str| self.rope_fields(layers)?.get(name)?.as_f64();
-        let base = number("full_attention", "rope_theta").or(self.find_number("rope_theta")?).unwrap_or(10_000.0);
-        key(writer, architecture, "rope.freq_base", base as f32);
-        if architecture == "gemma3" {
-            let told = self.find_number("rope_local_base_freq")?;
-            let local = told.or_else(|| number("sliding_attention", "rope_theta")).unwrap_or(10_000.0);
-            key(writer, architecture, "rope.freq_base_swa", local as f32);
-        }
-        let factor = number("full_attention", "factor").unwrap_or(1.0);
-        match self.rope_kind() {
-            // Llama's factors are a tensor in GGUF.
-            "default" | "llama3" => {}
-            "linear" => {
-                key(writer, architecture, "rope.scaling.type", "linear");
-                key(writer, architecture, "rope.scaling.factor", factor as f32);
-            }
-            "yarn" => {
-                key(writer, architecture, "rope.scaling.type", "yarn");
-                key(writer, architecture, "rope.scaling.factor", factor as f32);
-                for (to, from) in [
-                    ("rope.scaling.yarn_attn_factor", "attention_factor"),
-                    ("rope.scaling.yarn_beta_fast", "beta_fast"),
-                    ("rope.scaling.yarn_beta_slow", "beta_slow"),
-                ] {
-                    if let Some(number) = number("full_attention", from) {
-                        key(writer, architecture, to, number as f32);
-                    }
-                }
-                if let Some(trained) = number("full_attention", "original_max_position_embeddings") {
-                    key(writer, architecture, "rope.scaling.original_context_length", trained as u32);
-                }
-            }
-            kind => return Err(self.wrong("rope_type", &format!("is {kind:?}, which is not supported"))),
-        }
-        Ok(())
-    }
-
-    fn rope_kind(&self) -> &str {
-        let fields = self.rope_fields("full_attention");
-        let kind = fields.and_then(|fields| fields.get("rope_type").or_else(|| fields.get("type")));
-        kind.and_then(Value::as_str).unwrap_or("default")
-    }
-
-    /// By how much Llama 3.1 divides each frequency: those of waves longer than what was trained by `factor`, those of short
-    /// ones not at all, others in between.
-    pub fn rope_factors(&self) -> Result<Option<Vec<f32>>, Error> {
-        if self.rope_kind() != "llama3" {
-            return Ok(None);
-        }
-        let fields = self.rope_fields("full_attention");
-        let number = |name: &str| {
-            let number = fields.and_then(|fields| fields.get(name)).and_then(Value::as_f64);
-            number.filter(|number| *number > 0.0).ok_or_else(|| self.wrong(name, "of the rotation is missing"))
-        };
-        let (factor, low, high) = (number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?);
-        let trained = number("original_max_position_embeddings")?;
-        let base = number("rope_theta").ok().or(self.find_number("rope_theta")?).unwrap_or(10_000.0);
-        let each = |i: u64| {
-            let wave = std::f64::consts::TAU * base.powf(2.0 * i as f64 / self.head as f64);
-            let stays = ((trained / wave - low) / (high - low)).clamp(0.0, 1.0);
-            ((1.0 - stays) / factor + stays).recip() as f32
-        };
-        Ok(Some((0..self.head / 2).map(each).collect()))
     }
 
     /// The id of a token that this file tells; of several the first.

@@ -2,11 +2,14 @@
 //!
 //! A folder is presented as the GGUF file that a converter would make of it: the same metadata, the same names of tensors.
 //! Weights of floats stay where they lie; what GGUF stores otherwise is made when it is asked for (`store`): queries and keys of
-//! Llama by adjacent pairs, Gemma's norms with their 1, floats of 8 bits as halves, NVFP4 in ggml's blocks.
+//! Llama by adjacent pairs, Gemma's norms with their 1, floats of 8 bits as halves, NVFP4 in ggml's blocks. What
+//! sentence-transformers adds for embeddings is read too (`sentences`).
 
 mod config;
 mod file;
 mod names;
+mod rope;
+mod sentences;
 mod store;
 mod tokenizer;
 
@@ -48,7 +51,7 @@ pub fn header(folder: &Path) -> Result<Header, Error> {
 }
 
 fn read(folder: &Path) -> Result<(Config, Shards), Error> {
-    Ok((Config::read(&folder.join("config.json"))?, Shards::read(folder)?))
+    Ok((Config::read(folder)?, Shards::read(folder)?))
 }
 
 /// A figure in a file of a folder that cannot be true or is not supported.

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 
 /// Groups of NVFP4 have so many weights, blocks in GGUF four groups.
 const GROUP: u64 = 16;
@@ -60,8 +61,14 @@ impl Folder {
     fn add(&mut self, shards: &Shards, config: &Config, name: &str, entry: &Entry) -> Result<(), Error> {
         let problem = |problem: String| wrong(&shards.files[entry.part].0, format!("the tensor {name:?} {problem}"));
         let (stem, kind) = name.rsplit_once('.').unwrap_or((name, ""));
+        let kind = match kind {
+            // Norms of old files.
+            "gamma" => "weight",
+            "beta" => "bias",
+            kind => kind,
+        };
         let beside = |kind: &str| shards.tensors.get(&format!("{stem}.{kind}"));
-        if kind.starts_with("weight_") && kind != "weight_packed" || names::is_ignored(name) {
+        if kind.starts_with("weight_") && kind != "weight_packed" || names::is_ignored(name, config.encodes()) {
             // Scales go with their weights.
             return Ok(());
         }
@@ -82,6 +89,10 @@ impl Folder {
         if !(rows / 2).is_multiple_of(heads) || rows % 2 != 0 && heads > 1 {
             return Err(problem(format!("has {rows} rows, which are not those of {heads} heads")));
         }
+        let entry = &match target.as_str() {
+            "position_embd" => positions(entry, &config.positions).map_err(problem)?,
+            _ => entry.clone(),
+        };
         let mut dims: Vec<u64> = entry.shape.iter().rev().copied().collect();
         if dims.is_empty() || dims.len() > 2 || dims.contains(&0) {
             return Err(problem(format!("has the shape {:?}", entry.shape)));
@@ -224,6 +235,19 @@ fn float_kind(dtype: Dtype) -> Option<Kind> {
         Dtype::BF16 => Some(Kind::BF16),
         _ => None,
     }
+}
+
+/// Those rows of a table that texts' tokens have.
+fn positions(table: &Entry, rows: &Range<u64>) -> Result<Entry, String> {
+    let all = table.shape.first().copied().unwrap_or(0);
+    if rows.end > all {
+        return Err(format!("has {all} rows, fewer than the {} that config.json tells of", rows.end));
+    }
+    let row = (table.place.end - table.place.start) / all;
+    let mut part = table.clone();
+    part.shape[0] = rows.end - rows.start;
+    part.place = table.place.start + rows.start * row..table.place.start + rows.end * row;
+    Ok(part)
 }
 
 /// Rows and columns of the blocks that have a scale each: all of them where there is one scale, a row where there is a column

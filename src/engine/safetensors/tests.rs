@@ -1,3 +1,5 @@
+mod embedders;
+
 use super::*;
 use crate::engine::gguf::Kind;
 use crate::engine::model::{Batch, Model, Options};
@@ -94,14 +96,23 @@ fn floats_of_4_bits() {
     }
 }
 
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copied(&path, &to),
+            false => drop(std::fs::copy(&path, to).unwrap()),
+        }
+    }
+}
+
 /// A folder with one of its files changed is refused, naming that.
 #[track_caller]
 fn refused(name: &str, file: &str, edit: impl Fn(Vec<u8>) -> Vec<u8>, parts: &[&str]) {
     let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(folder(name)).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
-    }
+    copied(&folder(name), copy.path());
     let path = copy.path().join(file);
     std::fs::write(&path, edit(std::fs::read(&path).unwrap())).unwrap();
     let opened = Gguf::open(copy.path()).map(Arc::new).map_err(|error| error.to_string());
