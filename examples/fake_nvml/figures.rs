@@ -82,8 +82,8 @@ macro_rules! choices {
 }
 
 choices! {
-    // NVML_CLOCK_GRAPHICS or NVML_CLOCK_MEM
-    nvmlDeviceGetClockInfo(card, 0 or 2) -> { card.clocks }
+    // NVML_CLOCK_SM or NVML_CLOCK_MEM
+    nvmlDeviceGetClockInfo(card, 1 or 2) -> { card.clocks }
     // NVML_PCIE_UTIL_TX_BYTES or NVML_PCIE_UTIL_RX_BYTES
     nvmlDeviceGetPcieThroughput(card, 0 or 1) -> { card.pcie.map(|pcie| pcie.throughput) }
 }

@@ -45,6 +45,10 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
     writeln!(out, "Host      {} of {} in use", Bytes(host.memory_used), Bytes(host.memory_total))?;
     for card in &status.now.cards {
         writeln!(out, "Card      {}", card_line(card))?;
+        if let Some(xid) = card.xids.first() {
+            let since = span(now.as_second().saturating_sub(xid.at).max(0).unsigned_abs());
+            writeln!(out, "          Xid {}, {since} ago: {}; {}", xid.code, xid.meaning, xid.advice)?;
+        }
     }
     let placement = &status.placement;
     writeln!(out, "Memory    {} held by models, of the budget of {}", Bytes(placement.held.ram), placement.budget)?;

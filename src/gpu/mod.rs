@@ -4,6 +4,8 @@
 //! read last, keeps an hour of it in memory and minutes of it in `metrics.db`. No driver is no failure: the list of
 //! cards is empty, one line in the log says so, and the host's figures go on.
 
+mod card;
+mod events;
 mod history;
 mod host;
 mod minutes;
@@ -11,9 +13,11 @@ mod monitor;
 mod nvml;
 mod probe;
 mod snapshot;
+mod xid;
 
 pub use history::{CardPoint, History, Point};
 pub use host::Host;
 pub use monitor::{Monitor, Reading, Sample};
 pub use probe::Probe;
-pub use snapshot::{Memory, Process, Snapshot, Throttle};
+pub use snapshot::{Capability, Memory, Pcie, Process, Snapshot, Throttle};
+pub use xid::{Severity, Xid};

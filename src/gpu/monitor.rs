@@ -170,10 +170,8 @@ fn fresh(cards: Vec<Snapshot>, age: Duration) -> Vec<Snapshot> {
     if age <= STALE {
         return cards;
     }
-    let problem = || Some(format!("its driver has not answered for {} s", age.as_secs()));
-    let silent =
-        |card: Snapshot| Snapshot { name: card.name, uuid: card.uuid, problem: problem(), ..Snapshot::default() };
-    cards.into_iter().map(silent).collect()
+    let problem = format!("its driver has not answered for {} s", age.as_secs());
+    cards.iter().map(|card| card.without_figures(problem.clone())).collect()
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::card::Card;
 use super::nvml::Nvml;
 use super::{Process, Snapshot};
 use crate::config;
@@ -5,8 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How often a driver that was not there, or broke, is looked for again.
+/// How long it takes until a driver that was not there is looked for again; also the most for a card that was lost.
 const RETRY: Duration = Duration::from_secs(60);
+/// How long it takes at first, with a card that was lost a moment ago; each further time it takes twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Where figures about cards come from. Its calls block.
 #[derive(Debug)]
@@ -40,36 +43,62 @@ impl Probe {
 pub struct Driver {
     library: Option<PathBuf>,
     open: Option<Box<Nvml>>,
-    retry_at: Option<Instant>,
-    /// What was said about its absence, which is said once.
+    /// Every card that was ever seen: one that is lost stays.
+    cards: Vec<Card>,
+    /// When the library is opened anew, and after how long the time after; none while all is well.
+    retry: Option<(Instant, Duration)>,
+    /// Its version, which is logged when it is another one.
+    version: Option<String>,
+    /// Why there is no driver, which is logged once.
     problem: Option<String>,
 }
 
 impl Driver {
     fn new(library: Option<PathBuf>) -> Self {
-        Self { library, open: None, retry_at: None, problem: None }
+        Self { library, open: None, cards: Vec::new(), retry: None, version: None, problem: None }
     }
 
     fn read(&mut self) -> Vec<Snapshot> {
-        if self.open.is_none() && self.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Vec::new();
+        let is_due = self.retry.is_none_or(|(at, _)| at <= Instant::now());
+        if self.retry.is_some() && is_due {
+            // What was opened before a card was lost does not see it come back, and keeps its driver from being reset.
+            self.open = None;
         }
-        let cards = self.try_read();
-        match cards {
+        let read = match self.open {
+            None if !is_due => return self.absent(),
+            _ => self.try_read(),
+        };
+        let is_well = read.as_ref().is_ok_and(|cards| cards.iter().all(|card| card.problem.is_none()));
+        if is_well {
+            self.retry = None;
+        } else if is_due {
+            let wait = match (self.cards.is_empty(), self.retry) {
+                (true, _) => RETRY,
+                (false, Some((_, wait))) => wait,
+                (false, None) => FIRST_RETRY,
+            };
+            self.retry = Some((Instant::now() + wait, (wait * 2).min(RETRY)));
+        }
+        match read {
             Ok(cards) => {
                 self.problem = None;
                 cards
             }
             Err(problem) => {
                 self.open = None;
-                self.retry_at = Some(Instant::now() + RETRY);
-                if self.problem.as_ref() != Some(&problem) {
+                if self.problem.as_ref() != Some(&problem) && self.cards.is_empty() {
                     tracing::info!("no NVIDIA card can be seen ({problem}); everything runs on the processor");
-                    self.problem = Some(problem);
                 }
-                Vec::new()
+                self.problem = Some(problem);
+                self.absent()
             }
         }
+    }
+
+    /// The cards while there is no driver: those that were seen are lost.
+    fn absent(&mut self) -> Vec<Snapshot> {
+        let problem = self.problem.as_deref().unwrap_or("the NVIDIA driver does not answer");
+        self.cards.iter_mut().map(|card| card.lost(problem, "it is looked for again every minute")).collect()
     }
 
     fn try_read(&mut self) -> Result<Vec<Snapshot>, String> {
@@ -77,10 +106,16 @@ impl Driver {
             Some(open) => open,
             none => {
                 let opened = Nvml::open(self.library.as_deref())?;
+                self.cards.iter_mut().for_each(Card::reopened);
+                let version = opened.version().map(Into::into);
+                if self.version != version {
+                    tracing::info!(version, "the NVIDIA driver answers");
+                    self.version = version;
+                }
                 none.insert(Box::new(opened))
             }
         };
-        nvml.read()
+        nvml.read(&mut self.cards)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the card and the machine do, as the pages show it: bars, figures and the series of the chart.
 
 use super::words;
-use crate::gpu::{Host, Memory, Point, Process, Sample, Snapshot, Throttle};
+use crate::gpu::{Host, Memory, Point, Process, Sample, Snapshot, Throttle, Xid};
 use crate::placement::Status;
 use askama::Template;
 
@@ -79,6 +79,11 @@ impl Figure {
     }
 }
 
+/// How long an error of a card is news, in seconds.
+const NEWS: i64 = 24 * 3600;
+/// Errors that are shown of a card.
+const ERRORS: usize = 3;
+
 /// A card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
@@ -87,34 +92,69 @@ pub struct Card {
     pub note: String,
     /// Why figures are missing.
     pub problem: Option<String>,
+    /// What its driver told of lately, and what to do about it.
+    pub errors: Vec<String>,
     pub memory: Option<Bar>,
     pub figures: Vec<Figure>,
+    /// What seldom changes, in a line.
+    pub facts: String,
 }
 
 impl Card {
-    /// What is shown of `card`. What it does not report is not shown.
-    pub fn of(card: &Snapshot) -> Self {
+    /// What is shown of `card` at `now`, in unix seconds. What it does not report is not shown.
+    pub fn of(card: &Snapshot, now: i64) -> Self {
         let processes = card.processes.iter().take(NAMED);
         let parts = processes.filter_map(|process| Some((process_name(process), process.bytes?))).collect();
         let power = match card.power_limit_watts {
             Some(limit) => format!(" of {limit:.0} W"),
             None => " W".into(),
         };
+        let video = card.encoder.into_iter().chain(card.decoder).reduce(f32::max);
         let figures = [
             Figure::new("In use", card.utilisation, " %"),
             Figure::new("Temperature", card.celsius, " °C"),
             Figure::new("Power", card.power_watts, &power),
             Figure::new("Fan", card.fan_percent, " %"),
             Figure::new("Clock", card.clock_mhz.map(|clock| clock as f32), " MHz"),
+            // Somebody transcodes.
+            Figure::new("Video", video.filter(|percent| *percent >= 1.0), " %"),
         ];
         Self {
             name: card.name.clone(),
             note: note(card),
             problem: card.problem.clone(),
+            errors: card
+                .xids
+                .iter()
+                .filter(|xid| now - xid.at < NEWS)
+                .take(ERRORS)
+                .map(|xid| error(xid, now))
+                .collect(),
             memory: card.memory.map(|memory| Bar::new(memory, parts, "Others")),
             figures: figures.into_iter().flatten().collect(),
+            facts: facts(card),
         }
     }
+}
+
+fn error(xid: &Xid, now: i64) -> String {
+    format!("{}: {} (Xid {}). What to do: {}.", words::ago(xid.at, now), xid.meaning, xid.code, xid.advice)
+}
+
+fn facts(card: &Snapshot) -> String {
+    let link = card.pcie.and_then(|pcie| {
+        let link = format!("PCIe {}.0 x{}", pcie.generation?, pcie.width?);
+        // A card in a narrow slot loads models slowly; an idle one lowers its generation by itself.
+        let narrow = pcie.max_width.filter(|most| pcie.width < Some(*most));
+        Some(narrow.map_or(link.clone(), |most| format!("{link} of x{most}")))
+    });
+    let facts = [
+        card.driver.as_ref().map(|version| format!("Driver {version}")),
+        card.compute_capability.map(|capability| format!("compute {capability}")),
+        link,
+        card.performance_state.map(|state| format!("P{state}")),
+    ];
+    facts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
 
 fn note(card: &Snapshot) -> String {
@@ -193,6 +233,7 @@ pub fn values(point: &Point) -> Vec<Option<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::{Capability, Pcie};
 
     const GIB: u64 = 1 << 30;
 
@@ -215,9 +256,34 @@ mod tests {
 
     #[test]
     fn what_a_card_does_not_report_is_not_shown() {
-        let card = Card::of(&Snapshot { name: "A".into(), celsius: Some(41.6), ..Snapshot::default() });
+        let card = Card::of(&Snapshot { name: "A".into(), celsius: Some(41.6), ..Snapshot::default() }, 0);
         let figures: Vec<_> = card.figures.iter().map(|figure| (figure.label, figure.value.as_str())).collect();
         assert_eq!((figures, card.memory, card.note.as_str()), (vec![("Temperature", "42")], None, ""));
+    }
+
+    #[test]
+    fn errors_of_the_last_day_are_shown() {
+        let xids = vec![Xid::new(90_000, 79), Xid::new(3_000, 31)];
+        let card = Card::of(&Snapshot { xids, ..Snapshot::default() }, 90_300);
+        assert_eq!(card.errors.len(), 1, "{:?}", card.errors);
+        assert!(card.errors[0].starts_with("5 min ago: the card fell off the bus (Xid 79)."), "{:?}", card.errors);
+    }
+
+    #[test]
+    fn what_seldom_changes_is_one_line() {
+        let check = |card: Snapshot, expected: &str| assert_eq!(facts(&card), expected);
+        let pcie = Pcie { generation: Some(4), width: Some(4), max_width: Some(8), ..Pcie::default() };
+        check(Snapshot::default(), "");
+        check(
+            Snapshot { driver: Some("580.1".into()), pcie: Some(pcie), ..Snapshot::default() },
+            "Driver 580.1 · PCIe 4.0 x4 of x8",
+        );
+        let pcie = Some(Pcie { width: Some(8), ..pcie });
+        let compute_capability = Some(Capability { major: 12, minor: 0 });
+        check(
+            Snapshot { compute_capability, pcie, performance_state: Some(8), ..Snapshot::default() },
+            "compute 12.0 · PCIe 4.0 x8 · P8",
+        );
     }
 
     #[test]
@@ -240,7 +306,7 @@ mod tests {
             process(4, Some("x"), GIB / 4),
         ];
         let memory = Some(Memory { total: 8 * GIB, used: 5 * GIB, free: 3 * GIB });
-        let bar = Card::of(&Snapshot { processes, memory, ..Snapshot::default() }).memory.expect("a bar");
+        let bar = Card::of(&Snapshot { processes, memory, ..Snapshot::default() }, 0).memory.expect("a bar");
         let labels: Vec<_> = bar.parts.iter().map(|part| (part.label.as_str(), part.size.as_str())).collect();
         assert_eq!(labels, [("vllm", "3.0 GiB"), ("process 2", "1.0 GiB"), ("Xorg", "512 MiB"), ("Others", "512 MiB")]);
     }

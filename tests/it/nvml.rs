@@ -16,7 +16,7 @@
 #[path = "../../examples/fake_nvml/script.rs"]
 mod script;
 
-pub use script::{Card, EVERY, Fault, Memory, Pcie, Presence, Process, Script};
+pub use script::{Card, EVERY, Fault, Memory, Pcie, Presence, Process, Script, Xid};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

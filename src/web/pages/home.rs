@@ -95,7 +95,7 @@ impl<'a> Live<'a> {
         Self {
             csrf,
             summary: Summary::of(sample, placement),
-            cards: sample.cards.iter().map(Card::of).collect(),
+            cards: sample.cards.iter().map(|card| Card::of(card, sample.at)).collect(),
             machine: Machine::of(&sample.host, placement, now.uptime),
             budget: budget(placement),
             tenants: placement.tenants.iter().map(Tenant::of).collect(),
