@@ -22,7 +22,7 @@ unsafe impl Block for BlockBF16 {
         out[0] = self.to_f32();
     }
 
-    fn dot(&self, x: &f32) -> f32 {
-        self.to_f32() * x
+    fn add_product(&self, x: &f32, sum: f32) -> f32 {
+        self.to_f32().mul_add(*x, sum)
     }
 }

@@ -16,7 +16,7 @@ unsafe impl Block for BlockF16 {
         out[0] = self.0.to_f32();
     }
 
-    fn dot(&self, x: &f32) -> f32 {
-        self.0.to_f32() * x
+    fn add_product(&self, x: &f32, sum: f32) -> f32 {
+        self.0.to_f32().mul_add(*x, sum)
     }
 }

@@ -16,7 +16,7 @@ unsafe impl Block for BlockF32 {
         out[0] = f32::from_le_bytes(self.0);
     }
 
-    fn dot(&self, x: &f32) -> f32 {
-        f32::from_le_bytes(self.0) * x
+    fn add_product(&self, x: &f32, sum: f32) -> f32 {
+        f32::from_le_bytes(self.0).mul_add(*x, sum)
     }
 }

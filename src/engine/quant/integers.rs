@@ -23,8 +23,8 @@ pub trait Integers {
     /// Writes the weights to `out`, in ggml's order of operations, so that they are its to the bit.
     fn dequantise(&self, out: &mut [f32]);
 
-    /// The product with a block of activations.
-    fn dot(&self, x: &Self::X) -> f32;
+    /// Adds the product with a block of activations to a sum.
+    fn add_product(&self, x: &Self::X, sum: f32) -> f32;
 }
 
 // SAFETY: `Packed` has the same contract.
@@ -36,8 +36,8 @@ unsafe impl<P: Packed> Block for P {
         self.unpack().dequantise(out);
     }
 
-    fn dot(&self, x: &Self::X) -> f32 {
-        self.unpack().dot(x)
+    fn add_product(&self, x: &Self::X, sum: f32) -> f32 {
+        self.unpack().add_product(x, sum)
     }
 }
 
@@ -61,10 +61,13 @@ impl Integers for Thirty2 {
         }
     }
 
-    fn dot(&self, x: &X8_0) -> f32 {
-        let product = x.d * dot(&x.qs, &self.qs) as f32;
-        let sum: i32 = x.qs.iter().map(|&x| i32::from(x)).sum();
-        self.d * product - self.min * (x.d * sum as f32)
+    fn add_product(&self, x: &X8_0, sum: f32) -> f32 {
+        let sum = (dot(&x.qs, &self.qs) as f32).mul_add(self.d * x.d, sum);
+        if self.min == 0.0 {
+            return sum;
+        }
+        let whole: i32 = x.qs.iter().map(|&x| i32::from(x)).sum();
+        (-whole as f32).mul_add(self.min * x.d, sum)
     }
 }
 
@@ -86,12 +89,12 @@ impl Integers for Sixty4 {
         }
     }
 
-    fn dot(&self, x: &[X8_0; 2]) -> f32 {
-        let group = |i: usize| {
+    fn add_product(&self, x: &[X8_0; 2], sum: f32) -> f32 {
+        (0..4).fold(sum, |sum, i| {
             let x = &x[i / 2];
-            x.d * self.d[i] * dot(&x.qs[i % 2 * 16..][..16], &self.qs[16 * i..][..16]) as f32
-        };
-        (0..4).map(group).sum()
+            let product = dot(&x.qs[i % 2 * 16..][..16], &self.qs[16 * i..][..16]);
+            (product as f32).mul_add(self.d[i] * x.d, sum)
+        })
     }
 }
 
@@ -122,13 +125,14 @@ impl Integers for Super {
         }
     }
 
-    fn dot(&self, x: &X8K) -> f32 {
-        let (mut sum, mut mins) = (0, 0);
+    fn add_product(&self, x: &X8K, sum: f32) -> f32 {
+        let (mut product, mut mins) = (0, 0);
         for i in 0..16 {
-            sum += i32::from(self.scales[i]) * dot(&x.qs[16 * i..][..16], &self.qs[16 * i..][..16]);
+            product += i32::from(self.scales[i]) * dot(&x.qs[16 * i..][..16], &self.qs[16 * i..][..16]);
             mins += i32::from(self.mins[i]) * i32::from(x.sums[i]);
         }
-        x.d * (self.d * sum as f32 - self.dmin * mins as f32)
+        let sum = (product as f32).mul_add(self.d * x.d, sum);
+        if self.dmin == 0.0 { sum } else { (-mins as f32).mul_add(self.dmin * x.d, sum) }
     }
 }
 

@@ -71,8 +71,9 @@ pub unsafe trait Block: Copy + Send + Sync + 'static {
     /// Writes the block's `LEN` weights to `out`.
     fn dequantise(&self, out: &mut [f32]);
 
-    /// The product with a block of activations: the reference that faster ones are checked against.
-    fn dot(&self, x: &Self::X) -> f32;
+    /// Adds the product with a block of activations to a sum: the reference that faster ones are checked against, to the bit.
+    /// Products of integers are exact; what is scaled is rounded once, as it is added.
+    fn add_product(&self, x: &Self::X, sum: f32) -> f32;
 }
 
 /// A block of activations.

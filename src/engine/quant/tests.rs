@@ -224,7 +224,8 @@ proptest! {
                 let x = Random(!seed).floats(512);
                 let mut columns = vec![<B as Block>::X::quantise(&x[..B::LEN]); 512 / B::LEN];
                 quantise(&x, &mut columns);
-                let found: f32 = blocks::<B>(&row).iter().zip(&columns).map(|(w, x)| w.dot(x)).sum();
+                let pairs = blocks::<B>(&row).iter().zip(&columns);
+                let found = pairs.fold(0.0, |sum, (w, x)| w.add_product(x, sum));
                 let expected: f64 = weights.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
                 let size: f64 = weights.iter().zip(&x).map(|(&w, &x)| (f64::from(w) * f64::from(x)).powi(2)).sum();
                 prop_assert!((f64::from(found) - expected).abs() < 0.05 * size.sqrt(), "{:?}: {} is not {}", format, found, expected);

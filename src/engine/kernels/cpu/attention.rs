@@ -156,24 +156,22 @@ impl Rows {
 
     /// Scores of keys [keys, size], which are those of the tile from `first` on, for all rows.
     fn score(&self, isa: Isa, keys: &[half::f16], first: usize, scores: &mut [[f32; TILE]; ROWS]) {
-        for (k, key) in (first..).zip(keys.chunks_exact(self.size)) {
-            let mut row = 0;
-            while row < self.count {
-                macro_rules! score {
-                    ($n:literal) => {{
-                        let q: [&[f32]; $n] = std::array::from_fn(|n| &self.q[row + n][..self.size]);
-                        let values = isa.score(key, q);
-                        values.into_iter().enumerate().for_each(|(n, value)| scores[row + n][k] = value);
-                    }};
-                }
-                match self.count - row {
-                    4.. => score!(4),
-                    3 => score!(3),
-                    2 => score!(2),
-                    _ => score!(1),
-                }
-                row += 4;
+        let mut row = 0;
+        while row < self.count {
+            macro_rules! score {
+                ($n:literal) => {{
+                    let q: [&[f32]; $n] = std::array::from_fn(|n| &self.q[row + n][..self.size]);
+                    let Some(scores) = scores[row..].first_chunk_mut::<$n>() else { return };
+                    isa.score(keys, self.size, q, scores.each_mut().map(|scores| &mut scores[first..]));
+                }};
             }
+            match self.count - row {
+                4.. => score!(4),
+                3 => score!(3),
+                2 => score!(2),
+                _ => score!(1),
+            }
+            row += 4;
         }
     }
 
@@ -202,7 +200,8 @@ impl Rows {
             return;
         }
         if most > self.most[row] {
-            let shrink = (self.most[row] - most).exp();
+            let mut shrink = self.most[row];
+            isa.exponentials(std::slice::from_mut(&mut shrink), most);
             self.total[row] *= shrink;
             self.sums[row][..self.size].iter_mut().for_each(|sum| *sum *= shrink);
             self.most[row] = most;
@@ -219,15 +218,21 @@ impl Rows {
             match (sums, weights) {
                 ([a, b, c, d], [wa, wb, wc, wd]) => isa.weigh(
                     values,
+                    size,
                     [wa, wb, wc, wd].map(|weights| &weights[keys.clone()]),
                     [&mut a[..size], &mut b[..size], &mut c[..size], &mut d[..size]],
                 ),
                 ([a, b], [wa, wb]) => {
-                    isa.weigh(values, [wa, wb].map(|weights| &weights[keys.clone()]), [&mut a[..size], &mut b[..size]]);
+                    isa.weigh(
+                        values,
+                        size,
+                        [wa, wb].map(|weights| &weights[keys.clone()]),
+                        [&mut a[..size], &mut b[..size]],
+                    );
                 }
                 (sums, weights) => {
                     for (sum, weights) in sums.iter_mut().zip(weights) {
-                        isa.weigh(values, [&weights[keys.clone()]], [&mut sum[..size]]);
+                        isa.weigh(values, size, [&weights[keys.clone()]], [&mut sum[..size]]);
                     }
                 }
             }

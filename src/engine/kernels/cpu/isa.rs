@@ -1,9 +1,13 @@
-use super::scalar;
+use super::floats::{Element, Plain, operations};
 use crate::engine::quant::{self, X8_0, X8K};
 use half::f16;
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, strips};
+use super::{
+    avx2::Avx2,
+    floats::{Ymm, Zmm},
+    strips,
+};
 
 /// Instructions to compute with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,17 +23,6 @@ pub enum Isa {
     /// The same, and AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx2),
-}
-
-/// Calls the function of this name for the instructions.
-macro_rules! with_isa {
-    ($isa:expr, $function:ident($($argument:expr),*)) => {
-        match $isa {
-            Isa::Scalar => scalar::$function($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.$function($($argument),*),
-        }
-    };
 }
 
 impl Isa {
@@ -99,39 +92,69 @@ impl Isa {
             Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.quantise_x8_k(x, out),
         }
     }
+}
 
+/// Functions of [`operations`], compiled for each set of instructions.
+macro_rules! compiled {
+    ($(
+        $(#[$doc:meta])*
+        fn $name:ident $(<$element:ident, const $n:ident>)? ($($x:ident: $type:ty),*) $(-> $result:ty)?;
+    )*) => {
+        impl Isa {$(
+            $(#[$doc])*
+            pub fn $name $(<$element: Element, const $n: usize>)? (self, $($x: $type),*) $(-> $result)? {
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx2,fma,f16c")]
+                unsafe fn avx2 $(<$element: Element, const $n: usize>)? ($($x: $type),*) $(-> $result)? {
+                    // SAFETY: the caller has the instructions.
+                    unsafe { operations::$name::<Ymm $(, $element, $n)?>($($x),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+                unsafe fn avx512 $(<$element: Element, const $n: usize>)? ($($x: $type),*) $(-> $result)? {
+                    // SAFETY: as above.
+                    unsafe { operations::$name::<Zmm $(, $element, $n)?>($($x),*) }
+                }
+                // SAFETY: the variant is the proof that the processor has the instructions; every one has the plain ones.
+                unsafe {
+                    match self {
+                        Isa::Scalar => operations::$name::<Plain $(, $element, $n)?>($($x),*),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx2(_) | Isa::AvxVnni(_) => avx2($($x),*),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512(_) => avx512($($x),*),
+                    }
+                }
+            }
+        )*}
+    };
+}
+
+compiled! {
     /// `out = x / rms(x) * weight`.
-    pub fn norm(self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        with_isa!(self, norm(x, weight, eps, out))
-    }
+    fn norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+
+    /// `x = (x - mean) / sqrt(variance + eps) * weight + bias`.
+    fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32);
 
     /// `gate = gate * sigmoid(gate) * up`.
-    pub fn silu(self, gate: &mut [f32], up: &[f32]) {
-        with_isa!(self, silu(gate, up))
-    }
+    fn silu(gate: &mut [f32], up: &[f32]);
 
-    /// `gate = gelu(gate) * up`.
-    pub fn gelu(self, gate: &mut [f32], up: &[f32]) {
-        with_isa!(self, gelu(gate, up))
-    }
+    /// `gate = gelu(gate) * up`, in the approximation by tanh.
+    fn gelu(gate: &mut [f32], up: &[f32]);
 
-    /// The products of a key with `N` queries.
-    pub fn score<const N: usize>(self, key: &[f16], queries: [&[f32]; N]) -> [f32; N] {
-        with_isa!(self, score(key, queries))
-    }
+    /// `x = x * (1 + erf(x / sqrt(2))) / 2`: GELU itself.
+    fn gelu_of_erf(x: &mut [f32]);
 
-    /// Adds to each of `N` sums the values, each weighted.
-    pub fn weigh<const N: usize>(self, values: &[f16], weights: [&[f32]; N], sums: [&mut [f32]; N]) {
-        with_isa!(self, weigh(values, weights, sums))
-    }
+    /// The products of keys, one every `stride` numbers, with `N` queries of the same length: a row of `out` each.
+    fn score<T, const N>(keys: &[T], stride: usize, queries: [&[f32]; N], out: [&mut [f32]; N]);
+
+    /// Adds to each of `N` sums the values, one every `stride` numbers and as long as a sum, each weighted.
+    fn weigh<T, const N>(values: &[T], stride: usize, weights: [&[f32]; N], sums: [&mut [f32]; N]);
 
     /// Each score becomes `exp(score - most)`; returns their sum.
-    pub fn exponentials(self, scores: &mut [f32], most: f32) -> f32 {
-        with_isa!(self, exponentials(scores, most))
-    }
+    fn exponentials(scores: &mut [f32], most: f32) -> f32;
 
     /// Rounds to halves.
-    pub fn to_f16(self, x: &[f32], out: &mut [f16]) {
-        with_isa!(self, to_f16(x, out))
-    }
+    fn to_f16(x: &[f32], out: &mut [f16]);
 }

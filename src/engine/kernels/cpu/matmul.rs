@@ -3,17 +3,15 @@
 //! Activations are quantised once, as each format wants them. Threads claim panels of rows; within a panel a row is
 //! unpacked once for [`COLUMNS`] columns, and the panel goes over few enough columns at a time that both stay in the cache.
 
-use super::{Isa, OutOfMemory, Parts, Pool, Product, Weights, scalar};
+use super::rows::Dot;
+use super::{Isa, OutOfMemory, Parts, Pool, Product, Weights};
 use crate::engine::kernels::cpu::Cpu;
 use crate::engine::quant::{self, Activation, Block, Format, X8_0, X8K, with_block};
 
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::{
-    avx2::{Avx2, Dot},
-    strips::{self, Strips, X32, X256},
-};
+use super::strips::{self, Strips, X32, X256};
 
 /// Columns that a row meets while it is unpacked in registers.
 const COLUMNS: usize = 4;
@@ -280,28 +278,6 @@ impl Form for X8K {
     }
 }
 
-/// How a row is multiplied.
-trait Lane<B: Block>: Copy {
-    fn dot<const N: usize>(self, row: &[B], columns: [&[B::X]; N]) -> [f32; N];
-}
-
-#[derive(Clone, Copy)]
-struct Scalar;
-
-impl<B: Block> Lane<B> for Scalar {
-    fn dot<const N: usize>(self, row: &[B], columns: [&[B::X]; N]) -> [f32; N] {
-        scalar::dot(row, columns)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl<B: Dot> Lane<B> for Avx2 {
-    #[inline]
-    fn dot<const N: usize>(self, row: &[B], columns: [&[B::X]; N]) -> [f32; N] {
-        Avx2::dot(self, row, columns)
-    }
-}
-
 /// Products that are computed together; more take turns.
 const TOGETHER: usize = 4;
 
@@ -363,13 +339,7 @@ fn multiply_part(isa: Isa, columns: &Columns, x: &[f32], count: usize, work: &Wo
                 // SAFETY: a row belongs to one task, and a task runs once.
                 unsafe { work.out.write(column * matrix.rows + row, value * work.matrix.scale + bias) };
             };
-            match isa {
-                Isa::Scalar => multiply::<B, _>(Scalar, weights, part.len(), x, count, write),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => {
-                    multiply::<B, _>(avx2, weights, part.len(), x, count, write);
-                }
-            }
+            multiply::<B>(isa, weights, part.len(), x, count, write);
         }),
         #[cfg(target_arch = "x86_64")]
         Held::Strips(matrix) => {
@@ -389,14 +359,7 @@ fn multiply_part(isa: Isa, columns: &Columns, x: &[f32], count: usize, work: &Wo
 }
 
 /// The products of a panel of rows with `count` columns of activations.
-fn multiply<B: Block, L: Lane<B>>(
-    lane: L,
-    weights: &[B],
-    rows: usize,
-    x: &[B::X],
-    count: usize,
-    write: impl Fn(usize, usize, f32),
-) {
+fn multiply<B: Dot>(isa: Isa, weights: &[B], rows: usize, x: &[B::X], count: usize, write: impl Fn(usize, usize, f32)) {
     let blocks = weights.len() / rows;
     let column = |at: usize| &x[at * blocks..(at + 1) * blocks];
     for strip in (0..count).step_by(STRIP) {
@@ -407,7 +370,7 @@ fn multiply<B: Block, L: Lane<B>>(
             while at < end {
                 macro_rules! dot {
                     ($n:literal) => {{
-                        let values: [f32; $n] = lane.dot(weights, std::array::from_fn(|n| column(at + n)));
+                        let values: [f32; $n] = B::dot(isa, weights, std::array::from_fn(|n| column(at + n)));
                         values.into_iter().enumerate().for_each(|(n, value)| write(row, at + n, value));
                     }};
                 }

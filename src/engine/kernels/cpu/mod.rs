@@ -6,12 +6,13 @@ mod attention;
 mod avx2;
 mod cache;
 mod encoder;
+mod floats;
 mod isa;
 mod kv;
 mod matmul;
 mod parts;
 mod pool;
-mod scalar;
+mod rows;
 #[cfg(target_arch = "x86_64")]
 mod strips;
 
@@ -33,11 +34,6 @@ use matmul::Columns;
 use parts::Parts;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-
-/// GELU in its approximation by tanh is `x * sigmoid((GELU_LINEAR + GELU_CUBIC x^2) x)`: twice the root of 2 / pi, and
-/// that times 0.044715.
-const GELU_LINEAR: f32 = 1.595_769;
-const GELU_CUBIC: f32 = 0.071_354_81;
 
 /// Numbers that a task of an elementwise operation should have at least; fewer aren't worth another thread.
 const WORTH_A_TASK: usize = 2048;

@@ -70,32 +70,28 @@ fn qwen_coder_1_5b() {
     check("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", prompt, false, "4");
 }
 
-/// Kullback and Leibler's divergence of the fast instructions' distributions from the plain ones': the mean over tokens.
-fn divergence(file: &str, text: &str) -> f64 {
+/// The logits after each token of a text, by all sets of instructions.
+fn by_all(file: &str, text: &str) -> Vec<Vec<f32>> {
     let gguf = open(file);
     let tokens = Tokenizer::from_gguf(&gguf).unwrap().encode(text, Special::Plain, true);
-    let [plain, fast] = [Isa::Scalar, Isa::detect()].map(|isa| {
+    let of = |isa| {
         let model = Model::on_cpu(&gguf, Cpu::with_isa(2, isa)).unwrap();
-        let logits = logits(&model, &mut model.cache(1, 128).unwrap(), 0, &tokens, tokens.len());
-        let rows = logits.chunks(model.hyper().vocabulary).map(|row| {
-            let total = row.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
-            row.iter().map(|&logit| f64::from(logit) - total).collect::<Vec<_>>()
-        });
-        rows.collect::<Vec<_>>()
-    });
-    let rows = plain.iter().zip(&fast);
-    let sum: f64 = rows.flat_map(|(p, q)| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q))).sum();
-    sum / plain.len() as f64
+        logits(&model, &mut model.cache(1, 128).unwrap(), 0, &tokens, tokens.len())
+    };
+    Isa::all().into_iter().map(of).collect()
 }
 
+/// Not nearly: where activations are rounded to bytes, what differs in the last bit soon differs much.
 #[test]
-#[ignore = "fails, and takes a minute: where sums differ in the last bit activations round to other bytes; see docs/EVIDENCE.md"]
-fn fast_instructions_give_the_plain_ones_distributions() {
+fn all_instructions_give_the_same_bits() {
     const TEXT: &str = "Once upon a time, in a village by the sea, there lived an old engineer who repaired pumps.";
-    for file in ["gemma-3-270m-q4_k_m.gguf", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"] {
-        let divergence = divergence(file, TEXT);
-        println!("{file}: {divergence:.2e}");
-        assert!((0.0..1e-4).contains(&divergence), "{file}: {divergence}");
+    for (file, text) in [
+        ("gemma-3-270m-q4_k_m.gguf", TEXT),
+        // The plain ones take their time.
+        ("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", &TEXT[..16]),
+    ] {
+        let all = by_all(file, text);
+        assert!(all.iter().all(|logits| *logits == all[0]), "{file}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! Products of blocks whose bits stand for numbers of a table.
 
-use super::blocks::{Dot, add, bytes, float, shortest, signed};
-use super::float::sum;
+use super::blocks::{DotAvx2, bytes, float, halves_sums, shortest, signed, sums};
 use crate::engine::quant::{self, BlockIQ4XS, BlockNVFP4, X8_0, X8K};
 use std::arch::x86_64::*;
 
@@ -27,10 +26,10 @@ fn halves<const LEN: usize>(qs: &[u8; LEN], at: usize) -> [__m128i; 2] {
     [_mm_and_si128(qs, mask), _mm_and_si128(_mm_srli_epi16::<4>(qs), mask)]
 }
 
-impl Dot for BlockIQ4XS {
+impl DotAvx2 for BlockIQ4XS {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn dot_avx2<const N: usize>(row: &[Self], columns: [&[X8K]; N]) -> [f32; N] {
-        let mut totals = [_mm256_setzero_ps(); N];
+        let mut totals = [0.0_f32; N];
         for i in 0..shortest(row, &columns) {
             let w = &row[i];
             let (d, scales) = (float(w.d), w.scales());
@@ -44,22 +43,19 @@ impl Dot for BlockIQ4XS {
                     products[n] = _mm256_add_epi32(products[n], _mm256_mullo_epi32(product, scale));
                 }
             }
+            let products = sums(products);
             for n in 0..N {
-                totals[n] = add(totals[n], d * columns[n][i].d, products[n]);
+                totals[n] = (products[n] as f32).mul_add(d * columns[n][i].d, totals[n]);
             }
         }
-        let mut out = [0.0; N];
-        for n in 0..N {
-            out[n] = sum(totals[n]);
-        }
-        out
+        totals
     }
 }
 
-impl Dot for BlockNVFP4 {
+impl DotAvx2 for BlockNVFP4 {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn dot_avx2<const N: usize>(row: &[Self], columns: [&[[X8_0; 2]]; N]) -> [f32; N] {
-        let mut totals = [_mm256_setzero_ps(); N];
+        let mut totals = [0.0_f32; N];
         for i in 0..shortest(row, &columns) {
             let w = &row[i];
             let scales = w.scales();
@@ -68,18 +64,18 @@ impl Dot for BlockNVFP4 {
                 let [low, high] = halves(&w.qs, 16 * half);
                 let q = _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
                 let q = lookup(&FLOATS_OF_4, q);
-                let d = _mm256_set_m128(_mm_set1_ps(scales[2 * half + 1]), _mm_set1_ps(scales[2 * half]));
+                let mut products = [_mm256_setzero_si256(); N];
                 for n in 0..N {
-                    let x = &columns[n][i][half];
-                    let product = _mm256_cvtepi32_ps(signed(q, bytes(&x.qs, 0)));
-                    totals[n] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_set1_ps(x.d)), product, totals[n]);
+                    products[n] = signed(q, bytes(&columns[n][i][half].qs, 0));
+                }
+                let [first, second] = halves_sums(products);
+                for n in 0..N {
+                    let x = columns[n][i][half].d;
+                    totals[n] = (first[n] as f32).mul_add(scales[2 * half] * x, totals[n]);
+                    totals[n] = (second[n] as f32).mul_add(scales[2 * half + 1] * x, totals[n]);
                 }
             }
         }
-        let mut out = [0.0; N];
-        for n in 0..N {
-            out[n] = sum(totals[n]);
-        }
-        out
+        totals
     }
 }

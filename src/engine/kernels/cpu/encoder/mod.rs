@@ -1,35 +1,17 @@
 //! Encoders' operations. Queries, keys and values lie as the products left them, in floats, and are read once a layer.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-mod scalar;
-
 #[cfg(test)]
 mod tests;
 
-use super::{Cpu, Isa, Parts, Step, WORTH_A_TASK};
+use super::{Cpu, Parts, Step, WORTH_A_TASK};
 use crate::engine::kernels::encoder::EncoderKernels;
 
 /// Queries that look through the same keys together.
 const ROWS: usize = 4;
 
-/// Calls the function of this name for the instructions.
-macro_rules! with_isa {
-    ($isa:expr, $function:ident($($argument:expr),*)) => {
-        match $isa {
-            // SAFETY: the variant is the proof that the processor has AVX2, FMA and F16C.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) => unsafe { avx2::$function($($argument),*) },
-            Isa::Scalar => scalar::$function($($argument),*),
-        }
-    };
-}
-
 impl EncoderKernels for Cpu {
     fn layer_norm(&self, x: &mut Vec<f32>, weight: &Vec<f32>, bias: &Vec<f32>, eps: f32, rows: usize) {
-        self.each_row(&mut x[..rows * weight.len()], rows, |_, x| {
-            with_isa!(self.isa, layer_norm(x, weight, bias, eps))
-        });
+        self.each_row(&mut x[..rows * weight.len()], rows, |_, x| self.isa.layer_norm(x, weight, bias, eps));
     }
 
     fn gelu(&self, x: &mut Vec<f32>, len: usize) {
@@ -38,7 +20,7 @@ impl EncoderKernels for Cpu {
             let from = task * WORTH_A_TASK;
             // SAFETY: the ranges of the tasks lie side by side, and a task runs once.
             let x = unsafe { parts.range(from, WORTH_A_TASK.min(len - from)) };
-            with_isa!(self.isa, gelu(x));
+            self.isa.gelu_of_erf(x);
         });
     }
 
@@ -60,19 +42,17 @@ impl EncoderKernels for Cpu {
             // What is beyond the text's rows looks like its last one, and is not kept.
             let at = |row: usize| row.min(end - 1) * width + head * size;
             let queries: [&[f32]; ROWS] = std::array::from_fn(|n| &q[at(row + n)..][..size]);
-            let mut scores: [Vec<f32>; ROWS] = std::array::from_fn(|_| Vec::with_capacity(end - first));
-            for key in first..end {
-                let found = with_isa!(self.isa, score(&k[at(key)..][..size], queries));
-                scores.iter_mut().zip(found).for_each(|(scores, score)| scores.push(score * scale));
-            }
+            let mut scores: [Vec<f32>; ROWS] = std::array::from_fn(|_| vec![0.0; end - first]);
+            let lying = at(first)..at(end - 1) + size;
+            self.isa.score(&k[lying.clone()], width, queries, scores.each_mut().map(Vec::as_mut_slice));
             let shares = scores.each_mut().map(|scores| {
+                scores.iter_mut().for_each(|score| *score *= scale);
                 let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 1.0 / self.isa.exponentials(scores, most)
             });
             let mut sums = [[0.0; super::MAX_HEAD]; ROWS];
-            let values = &v[at(first)..at(end - 1) + size];
             let weights = scores.each_ref().map(Vec::as_slice);
-            with_isa!(self.isa, weigh(values, width, weights, sums.each_mut().map(|sum| &mut sum[..size])));
+            self.isa.weigh(&v[lying], width, weights, sums.each_mut().map(|sum| &mut sum[..size]));
             for n in 0..rows {
                 // SAFETY: a head of a row belongs to one task, and a task runs once.
                 let out = unsafe { parts.range(at(row + n), size) };

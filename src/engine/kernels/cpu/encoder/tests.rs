@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::kernels::Kernels;
+use crate::engine::kernels::cpu::Isa;
 use crate::engine::quant::tests::{Random, nmse};
 use proptest::prelude::*;
 
