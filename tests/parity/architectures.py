@@ -92,6 +92,8 @@ def gemma3(**more):
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.2, 2.5, 4.0, 7.5]}
+LONG = {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": 1.2}
 
 # The name of the file, the architecture in it, the names of a layer's tensors, the model, and keys besides.
 CASES = {
@@ -127,6 +129,9 @@ CASES = {
         (hf.NomicBertModel, hf.NomicBertConfig(**ENCODER | dict(head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}))),
         {"pooling_type": 1},
     ),
+    # The tokens reach beyond what was trained at first, or not.
+    "llama-longrope-far": ("llama", LAYER, llama(rope_parameters=LONGROPE | {"attention_factor": 1.2, "original_max_position_embeddings": 32}), LONG),
+    "llama-longrope-near": ("llama", LAYER, llama(rope_parameters=LONGROPE | {"attention_factor": 1.2, "original_max_position_embeddings": 64}), LONG),
 }
 
 
@@ -174,6 +179,9 @@ def tensors(model, architecture, layer_names):
     if rope.get("rope_type") == "llama3":
         plain = rope["rope_theta"] ** -(numpy.arange(0, config.head_dim, 2) / config.head_dim)
         found["rope_freqs.weight"] = plain / model.model.rotary_emb.inv_freq.numpy()
+    if rope.get("rope_type") == "longrope":
+        for length in ("long", "short"):
+            found[f"rope_factors_{length}.weight"] = numpy.array(rope[f"{length}_factor"])
     return {name: stored(array) for name, array in found.items()}
 
 
@@ -210,6 +218,8 @@ def metadata(config, architecture, keys):
     if rope.get("rope_type") == "yarn":
         found["rope.scaling.type"] = "yarn"
         found["rope.scaling.factor"] = rope["factor"]
+        found["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+    if rope.get("rope_type") == "longrope":
         found["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
     found |= keys
     return {"general.architecture": architecture} | {f"{architecture}.{key}": item for key, item in found.items()}

@@ -2,6 +2,7 @@
 
 use super::hyper::Hyper;
 use super::layers::{Block, Ends, View};
+use super::rope::Frequencies;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
@@ -11,8 +12,8 @@ use crate::engine::kernels::{Gate, Kernels, Pairs, Step};
 pub struct Gemma3<M, V> {
     ends: Ends<M, V>,
     layers: Vec<Layer<M, V>>,
-    /// Of layers that see all. [head / 2]
-    frequencies: Vec<f64>,
+    /// Of layers that see all.
+    frequencies: Frequencies,
     /// Of layers with a window. [head / 2]
     frequencies_windowed: Vec<f64>,
 }
@@ -39,6 +40,7 @@ impl<M, V> Gemma3<M, V> {
     where
         S: Source<Matrix = M, Vector = V>,
     {
+        let frequencies = Frequencies::load(source, hyper)?;
         let layer = |layer| {
             let block = Block::load(source, layer, hyper)?;
             let mut norm = |name: &str, len| source.vector(&format!("blk.{layer}.{name}.weight"), len);
@@ -53,7 +55,7 @@ impl<M, V> Gemma3<M, V> {
         Ok(Gemma3 {
             layers: (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?,
             ends: Ends::load(source, hyper)?,
-            frequencies: hyper.rope.frequencies(hyper.head, None),
+            frequencies,
             frequencies_windowed: hyper.rope_windowed.frequencies(hyper.head, None),
         })
     }
@@ -71,7 +73,7 @@ impl<M, V> Gemma3<M, V> {
         let rows = step.rows();
         // x: [rows, width]
         self.ends.embed(k, step, (hyper.width as f32).sqrt(), w);
-        k.angles(&step.positions, &self.frequencies, &mut w.angles);
+        k.angles(&step.positions, self.frequencies.of(&hyper.rope, w.context), &mut w.angles);
         k.angles(&step.positions, &self.frequencies_windowed, &mut w.angles_windowed);
         for (index, Layer { block, query_norm, key_norm, attention_post_norm, feed_forward_post_norm }) in
             self.layers.iter().enumerate()

@@ -150,6 +150,11 @@ impl Hyper {
         };
         let window = window.filter(|&window: &u32| window > 0);
         let rope = Rope::of(&keys, context)?;
+        if encodes && rope.is_far(usize::MAX) {
+            return Err(Error::Unsupported(
+                "rope scaling of the type \"longrope\" in an encoder is not supported".into(),
+            ));
+        }
         let scale = match architecture {
             // The 27B model alone scales by the width that a head would have if heads were as wide as the model.
             Architecture::Gemma3 if layers == 62 => (width as f32 / heads as f32).sqrt().recip(),

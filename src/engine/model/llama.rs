@@ -2,6 +2,7 @@
 
 use super::hyper::Hyper;
 use super::layers::{Block, Ends, View};
+use super::rope::Frequencies;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
@@ -11,8 +12,7 @@ use crate::engine::kernels::{Gate, Kernels, Pairs, Step};
 pub struct Llama<M, V> {
     ends: Ends<M, V>,
     layers: Vec<Block<M, V>>,
-    /// [head / 2]
-    frequencies: Vec<f64>,
+    frequencies: Frequencies,
 }
 
 impl<M, V> Llama<M, V> {
@@ -24,13 +24,12 @@ impl<M, V> Llama<M, V> {
     where
         S: Source<Matrix = M, Vector = V>,
     {
-        // Llama 3.1 stretches low frequencies, each by a factor of its own.
-        let factors = source.numbers("rope_freqs.weight", hyper.head / 2)?;
+        let frequencies = Frequencies::load(source, hyper)?;
         let layer = |layer| Block::load(source, layer, hyper);
         Ok(Llama {
             layers: (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?,
             ends: Ends::load(source, hyper)?,
-            frequencies: hyper.rope.frequencies(hyper.head, factors.as_deref()),
+            frequencies,
         })
     }
 
@@ -47,7 +46,7 @@ impl<M, V> Llama<M, V> {
         let rows = step.rows();
         // x: [rows, width]
         self.ends.embed(k, step, 1.0, w);
-        k.angles(&step.positions, &self.frequencies, &mut w.angles);
+        k.angles(&step.positions, self.frequencies.of(&hyper.rope, w.context), &mut w.angles);
         for (index, layer) in self.layers.iter().enumerate() {
             // a: [rows, heads, head]; x, y: [rows, width]
             let view = View {

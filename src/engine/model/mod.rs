@@ -269,6 +269,7 @@ impl Model {
         };
         let shape = held.memory.shape();
         let identity = model.and(&format!("{:?}", self.hyper)).and(on.kernels.isa().name()).and(shape.kind.name());
+        let identity = identity.and(if self.hyper.rope.is_far(held.workspace.context) { "far" } else { "near" });
         let opened = PrefixCache::open(settings, identity, shape.block_bytes(), cache.slots(), warn);
         let none = |error| Error::Request(format!("there is no thread for the prefix cache: {error}"));
         cache.prefixes = Some(opened.map_err(none)?);

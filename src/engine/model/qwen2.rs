@@ -2,6 +2,7 @@
 
 use super::hyper::Hyper;
 use super::layers::{Block, Ends, View};
+use super::rope::Frequencies;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
@@ -11,8 +12,7 @@ use crate::engine::kernels::{Gate, Kernels, Pairs, Step};
 pub struct Qwen2<M, V> {
     ends: Ends<M, V>,
     layers: Vec<Block<M, V>>,
-    /// [head / 2]
-    frequencies: Vec<f64>,
+    frequencies: Frequencies,
 }
 
 impl<M, V> Qwen2<M, V> {
@@ -24,6 +24,7 @@ impl<M, V> Qwen2<M, V> {
     where
         S: Source<Matrix = M, Vector = V>,
     {
+        let frequencies = Frequencies::load(source, hyper)?;
         let layer = |layer| {
             let block = Block::load(source, layer, hyper)?;
             if [&block.heads.q, &block.heads.k, &block.heads.v].iter().any(|linear| linear.bias.is_none()) {
@@ -35,7 +36,7 @@ impl<M, V> Qwen2<M, V> {
         Ok(Qwen2 {
             layers: (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?,
             ends: Ends::load(source, hyper)?,
-            frequencies: hyper.rope.frequencies(hyper.head, None),
+            frequencies,
         })
     }
 
@@ -52,7 +53,7 @@ impl<M, V> Qwen2<M, V> {
         let rows = step.rows();
         // x: [rows, width]
         self.ends.embed(k, step, 1.0, w);
-        k.angles(&step.positions, &self.frequencies, &mut w.angles);
+        k.angles(&step.positions, self.frequencies.of(&hyper.rope, w.context), &mut w.angles);
         for (index, layer) in self.layers.iter().enumerate() {
             // a: [rows, heads, head]; x, y: [rows, width]
             let view = View {

@@ -2,6 +2,7 @@
 
 use super::hyper::Hyper;
 use super::layers::{Block, Ends, View};
+use super::rope::Frequencies;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
@@ -11,8 +12,7 @@ use crate::engine::kernels::{Gate, Kernels, Pairs, Step};
 pub struct Qwen3<M, V> {
     ends: Ends<M, V>,
     layers: Vec<Layer<M, V>>,
-    /// [head / 2]
-    frequencies: Vec<f64>,
+    frequencies: Frequencies,
 }
 
 struct Layer<M, V> {
@@ -32,6 +32,7 @@ impl<M, V> Qwen3<M, V> {
     where
         S: Source<Matrix = M, Vector = V>,
     {
+        let frequencies = Frequencies::load(source, hyper)?;
         let layer = |layer| {
             Ok(Layer {
                 block: Block::load(source, layer, hyper)?,
@@ -42,7 +43,7 @@ impl<M, V> Qwen3<M, V> {
         Ok(Qwen3 {
             layers: (0..hyper.layers).map(layer).collect::<Result<_, Error>>()?,
             ends: Ends::load(source, hyper)?,
-            frequencies: hyper.rope.frequencies(hyper.head, None),
+            frequencies,
         })
     }
 
@@ -59,7 +60,7 @@ impl<M, V> Qwen3<M, V> {
         let rows = step.rows();
         // x: [rows, width]
         self.ends.embed(k, step, 1.0, w);
-        k.angles(&step.positions, &self.frequencies, &mut w.angles);
+        k.angles(&step.positions, self.frequencies.of(&hyper.rope, w.context), &mut w.angles);
         for (index, layer) in self.layers.iter().enumerate() {
             let block = &layer.block;
             // a: [rows, heads, head]; x, y: [rows, width]

@@ -1,4 +1,6 @@
+use super::hyper::Hyper;
 use super::keys::Keys;
+use super::source::{Source, missing};
 use crate::engine::Error;
 use std::f64::consts::TAU;
 
@@ -29,6 +31,9 @@ enum Stretch {
         /// How much of that staying there is: 1, or 0 to divide all.
         extrapolation: f64,
     },
+    /// LongRoPE: each is divided by a factor of its own, of which there are two: for conversations that may have no more than
+    /// these positions, which were trained at first, and for longer ones.
+    Long(usize),
 }
 
 impl Rope {
@@ -48,6 +53,10 @@ impl Rope {
             0.0 => 1.0,
             factor => f64::from(factor),
         };
+        if keys.number("rope.scaling.alpha", Some(0.0), 0.0..=1e6)? > 0.0 {
+            let key = keys.key("rope.scaling.alpha");
+            return Err(Error::Unsupported(format!("{key:?}, a base that grows with the context, is not supported")));
+        }
         let kind: &str = keys.metadata.find(&keys.key("rope.scaling.type"))?.unwrap_or("linear");
         match kind {
             "none" => Ok(Rope { base, stretch: Stretch::Linear(1.0), magnitude: attention }),
@@ -75,6 +84,14 @@ impl Rope {
                 };
                 Ok(Rope { base, stretch, magnitude: attention * told.unwrap_or(magnitude) })
             }
+            "longrope" if factor == 1.0 => {
+                let trained = keys.count("rope.scaling.original_context_length", Some(context), 1 << 28)?;
+                Ok(Rope { base, stretch: Stretch::Long(trained), magnitude: attention })
+            }
+            "longrope" => {
+                let key = keys.key("rope.scaling.factor");
+                Err(Error::Unsupported(format!("{key:?} is {factor}, besides factors for each frequency (longrope)")))
+            }
             _ => Err(Error::Unsupported(format!("rope scaling of the type {kind:?} is not supported"))),
         }
     }
@@ -93,6 +110,11 @@ impl Rope {
         (self.magnitude * self.magnitude) as f32
     }
 
+    /// Whether conversations that may have so many tokens are rotated by other frequencies than short ones.
+    pub fn is_far(&self, context: usize) -> bool {
+        matches!(self.stretch, Stretch::Long(trained) if context > trained)
+    }
+
     /// By how much a position turns the pairs of a head of `size` dimensions: [size / 2]. Llama 3.1 divides each
     /// frequency by a factor of its own.
     pub fn frequencies(&self, size: usize, factors: Option<&[f32]>) -> Vec<f64> {
@@ -107,6 +129,7 @@ impl Rope {
     fn stretched(&self, frequency: f64, i: usize, size: usize) -> f64 {
         match self.stretch {
             Stretch::Linear(factor) => frequency / factor,
+            Stretch::Long(_) => frequency,
             Stretch::Yarn { factor, trained, fast, slow, extrapolation } => {
                 // The pair that turns so often within what was trained.
                 let pair = |turns: f64| size as f64 * (trained / (turns * TAU)).ln() / (2.0 * self.base.ln());
@@ -116,6 +139,47 @@ impl Rope {
                 let stays = (1.0 - ramp.clamp(0.0, 1.0)) * extrapolation;
                 frequency / factor * (1.0 - stays) + frequency * stays
             }
+        }
+    }
+}
+
+/// The frequencies of a decoder's rotations.
+pub struct Frequencies {
+    /// [head / 2]
+    near: Vec<f64>,
+    /// Those of conversations that reach far, where they have others. [head / 2]
+    far: Option<Vec<f64>>,
+}
+
+impl Frequencies {
+    /// Those of layers that see all. Llama 3.1 has a tensor by which they are divided, LongRoPE two.
+    ///
+    /// # Errors
+    /// When a tensor is missing or unfit.
+    pub fn load<S: Source>(source: &mut S, hyper: &Hyper) -> Result<Frequencies, Error> {
+        let half = hyper.head / 2;
+        let mut divided = |name: &str| {
+            let Some(factors) = source.numbers(name, half)? else { return Ok(None) };
+            if let Some(factor) = factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0) {
+                return Err(Error::Inconsistent(format!("the tensor {name} has the factor {factor}")));
+            }
+            Ok(Some(hyper.rope.frequencies(hyper.head, Some(&factors))))
+        };
+        let Stretch::Long(_) = hyper.rope.stretch else {
+            let near = divided("rope_freqs.weight")?.unwrap_or_else(|| hyper.rope.frequencies(hyper.head, None));
+            return Ok(Frequencies { near, far: None });
+        };
+        let mut needed = |name| divided(name)?.ok_or_else(|| missing(name, &[half]));
+        let near = needed("rope_factors_short.weight")?;
+        Ok(Frequencies { near, far: Some(needed("rope_factors_long.weight")?) })
+    }
+
+    /// Those of conversations that may have so many tokens. Keys that are kept were rotated by them, so that they cannot
+    /// change while one grows.
+    pub fn of(&self, rope: &Rope, context: usize) -> &[f64] {
+        match &self.far {
+            Some(far) if rope.is_far(context) => far,
+            _ => &self.near,
         }
     }
 }

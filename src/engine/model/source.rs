@@ -73,7 +73,8 @@ pub trait Source {
     }
 }
 
-fn missing(name: &str, dims: &[usize]) -> Error {
+/// That a tensor of these extents is not there.
+pub(super) fn missing(name: &str, dims: &[usize]) -> Error {
     Error::Inconsistent(format!("the tensor {name} is missing, expected with the dimensions {dims:?}"))
 }
 

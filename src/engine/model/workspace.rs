@@ -42,6 +42,8 @@ pub struct Workspace<K: Kernels> {
     pub rows: usize,
     /// Rows of logits that there is room for.
     pub logit_rows: usize,
+    /// Tokens that a conversation may have.
+    pub context: usize,
 }
 
 impl<K: Kernels> Workspace<K> {
@@ -67,6 +69,7 @@ impl<K: Kernels> Workspace<K> {
             logits: kernels.buffer(lengths.logit_rows * hyper.vocabulary)?,
             rows: lengths.rows,
             logit_rows: lengths.logit_rows,
+            context: capacity.context,
         })
     }
 }

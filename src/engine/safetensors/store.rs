@@ -47,9 +47,9 @@ impl Folder {
         for (name, entry) in &shards.tensors {
             folder.add(shards, config, name, entry)?;
         }
-        if let Some(factors) = config.rope_factors()? {
+        for (name, factors) in config.rope_factors()? {
             let dims = vec![factors.len() as u64];
-            folder.recipes.insert("rope_freqs.weight".into(), (Recipe::Made(factors), Kind::F32, dims));
+            folder.recipes.insert(name.into(), (Recipe::Made(factors), Kind::F32, dims));
         }
         for (path, len) in shards.files.iter().filter(|_| mapped) {
             let file = File::open(path).map_err(|source| Error::Io { path: path.clone(), source })?;

@@ -1,4 +1,5 @@
 mod embedders;
+mod ropes;
 
 use super::*;
 use crate::engine::gguf::Kind;
@@ -137,7 +138,7 @@ fn what_is_wrong_is_named() {
     config("\"hidden_size\": 32", "\"hidden_size\": -1", &["config.json", "hidden_size", "-1"]);
     config("\"hidden_size\"", "\"hidden\"", &["config.json", "hidden_size", "missing"]);
     config("\"hidden_size\": 32", "\"hidden_size\": 64", &["dimensions [32], expected [64]"]);
-    config("\"rope_type\": \"default\"", "\"rope_type\": \"dynamic\"", &["config.json", "rope_type", "dynamic"]);
+    config("\"rope_type\": \"default\"", "\"rope_type\": \"axial\"", &["config.json", "rope_type", "axial"]);
     config("{", "", &["config.json"]);
 
     let tensors = |from, to, parts: &[&str]| refused("qwen3-tied", "model.safetensors", replaced(from, to), parts);

@@ -75,6 +75,8 @@ fn llama() {
     check("llama-3");
     check("llama-linear-biases");
     check("llama-yarn");
+    check("llama-longrope-near");
+    check("llama-longrope-far");
     check("mistral");
 }
 

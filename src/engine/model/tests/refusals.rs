@@ -143,11 +143,10 @@ fn figures_are_checked() {
     check("rope.dimension_count", 4, "rotating 4 of a head's 8 dimensions is not supported");
     check("expert_count", 8, "mixtures of experts are not supported");
     refused(&with_key(llama, "rope.freq_base", 0.0_f32), "rope.freq_base\" is 0");
-    refused(
-        &with_key(llama, "rope.scaling.type", "longrope"),
-        "rope scaling of the type \"longrope\" is not supported",
-    );
+    refused(&with_key(llama, "rope.scaling.type", "spiral"), "rope scaling of the type \"spiral\" is not supported");
     refused(&with_key(llama, "rope.scaling.factor", -1.0_f32), "rope.scaling.factor\" is -1");
+    refused(&with_key(llama, "rope.scaling.type", "longrope"), "rope_factors_short.weight is missing");
+    refused(&with_key(llama, "rope.scaling.alpha", 1000.0_f32), "rope.scaling.alpha");
     refused(&with_key(llama, "attention.layer_norm_rms_epsilon", -1.0_f32), "epsilon\" is -1");
     refused(&header(llama, &["block_count"]), "llama.block_count");
 }
