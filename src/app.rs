@@ -7,7 +7,7 @@ use crate::db::usage::Usage;
 use crate::docker::Docker;
 use crate::gpu;
 use crate::models::Models;
-use crate::placement::{self, Limits, Placement};
+use crate::placement::{self, Limits, Placement, Policy, Sight};
 use crate::runtime::Runtime;
 use crate::stacks::Stacks;
 use anyhow::Context;
@@ -71,15 +71,22 @@ impl App {
         let metrics = Db::open_metrics(&state.join("metrics.db")).await?;
         let tenants = CancellationToken::new();
         let gpu = gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?;
-        let budget = placement::follow(&config, gpu.samples())?;
-        let placement = Placement::with_runtime(runtime.clone(), Limits::new(&config), budget, tenants.clone());
+        let (policy, limits) = (Policy::new(&config), Limits::new(&config));
+        let sight = Sight::follow(&config, &gpu)?;
+        let placement = Placement::with_runtime(runtime.clone(), policy.clone(), limits, sight, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
+        let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
+        for (name, stays) in policy.kept() {
+            let models = models.clone();
+            let find = move |name: &str| models.resolve(name).ok();
+            tokio::spawn(placement::keep(placement.clone(), name.to_string(), stays, find));
+        }
         Ok(Self {
             keys: Keys::open(db.clone()),
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
-            models: Models::open(&config, db.clone()).await.context("cannot read the list of models")?,
+            models,
             runtime,
             placement,
             docker,

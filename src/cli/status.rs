@@ -6,7 +6,7 @@ use super::table::{Table, span};
 use crate::admin;
 use crate::config::Bytes;
 use crate::gpu::Snapshot;
-use crate::placement::{TenantState, TenantStatus};
+use crate::placement::{SwapKind, TenantState, TenantStatus};
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -66,17 +66,61 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
                 tenant.runtime.clone(),
                 state(tenant, now),
                 format!("{} of {}", tenant.leases, tenant.slots),
-                Bytes(tenant.predicted.ram).to_string(),
-                tenant.measured_ram.map_or("-".into(), |bytes| Bytes(bytes).to_string()),
+                predicted(tenant),
+                measured(tenant),
             ]);
         }
         write!(out, "\n{table}")?;
+    }
+    for (gpu, bytes) in placement.foreign.iter().filter(|(_, bytes)| **bytes > 0) {
+        writeln!(out, "Others use {} of {gpu}", Bytes(*bytes))?;
     }
     for waiting in &placement.waiting {
         let since = span(now.duration_since(waiting.since).as_secs().max(0).unsigned_abs());
         writeln!(out, "{} requests wait for {}, the oldest for {since}", waiting.requests, waiting.model)?;
     }
+    if !placement.swaps.is_empty() {
+        writeln!(out, "\nLast swaps")?;
+    }
+    for swap in placement.swaps.iter().take(5) {
+        let ago = span(now.duration_since(swap.at).as_secs().max(0).unsigned_abs());
+        let what = match swap.kind {
+            SwapKind::Load => "loaded",
+            SwapKind::Wake => "woke",
+            SwapKind::Sleep => "fell asleep",
+            SwapKind::Park => "was parked",
+            SwapKind::Stop => "was stopped",
+        };
+        let end = swap.problem.as_ref().map_or(String::new(), |problem| format!(", and failed: {problem}"));
+        writeln!(out, "  {} {what} in {} ms, {ago} ago{end}", swap.model, swap.took_ms)?;
+    }
+    for enforced in placement.enforced.iter().take(5) {
+        let ago = span(now.duration_since(enforced.at).as_secs().max(0).unsigned_abs());
+        let free = match enforced.confirmed_ms {
+            Some(ms) => format!("its memory was free after {ms} ms"),
+            None => "its memory has not been seen to be free".into(),
+        };
+        writeln!(out, "  {} was made to {:?}, {ago} ago: {}; {free}", enforced.model, enforced.rung, enforced.cause)?;
+    }
     Ok(out)
+}
+
+/// What it was predicted to hold where it runs.
+fn predicted(tenant: &TenantStatus) -> String {
+    match tenant.predicted.on_cards() {
+        0 => Bytes(tenant.predicted.ram).to_string(),
+        bytes => Bytes(bytes).to_string(),
+    }
+}
+
+/// What it was seen to hold where it runs.
+fn measured(tenant: &TenantStatus) -> String {
+    let on_cards: u64 = tenant.measured_vram.values().sum();
+    match (tenant.predicted.on_cards(), tenant.measured_ram) {
+        (0, None) => "-".into(),
+        (0, Some(bytes)) => Bytes(bytes).to_string(),
+        _ => Bytes(on_cards).to_string(),
+    }
 }
 
 fn docker_line(docker: &admin::Docker) -> String {
@@ -107,6 +151,10 @@ fn state(tenant: &TenantStatus, now: jiff::Timestamp) -> String {
         }
         (TenantState::Ready, None) => "answering".into(),
         (TenantState::Draining, _) => "making room".into(),
+        (TenantState::Settling, _) => "going to rest".into(),
+        (TenantState::Asleep, _) => "asleep".into(),
+        (TenantState::Parked, _) => "parked in host memory".into(),
+        (TenantState::Waking, _) => "waking".into(),
         (TenantState::Stopping, _) => "stopping".into(),
     }
 }

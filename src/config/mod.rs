@@ -19,7 +19,7 @@ pub use gateway::Gateway;
 pub use gpu::{Gpu, ProbeKind};
 pub use load::Error;
 pub use models::Models;
-pub use placement::Placement;
+pub use placement::{ModelPolicy, Placement, Priority};
 pub use server::Server;
 pub use units::{Bytes, Seconds};
 

@@ -143,7 +143,7 @@ impl fmt::Display for Capability {
 }
 
 /// A process that occupies a card's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
     /// Its number, as the host counts.

@@ -1,8 +1,10 @@
 //! What the planner is told and what it answers with.
 
 use super::Refusal;
-use crate::runtime::Claim;
+use crate::runtime::{Rung, Variant};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request for a model. Later ones have larger numbers, save for those that race.
 pub type RequestId = u64;
@@ -22,14 +24,16 @@ pub enum Event {
         /// Never used before.
         id: RequestId,
         /// What is wanted.
-        want: Want,
+        want: Arc<Want>,
     },
     /// The caller went away before it was answered.
     Cancelled(RequestId),
     /// A lease ended.
     Released(InstanceId),
-    /// A start succeeded.
-    Loaded(InstanceId),
+    /// A start succeeded, or a tenant woke.
+    Ready(InstanceId),
+    /// A tenant rests.
+    Rested(InstanceId),
     /// A start failed, and left nothing behind.
     Failed {
         /// The start.
@@ -46,12 +50,36 @@ pub enum Event {
     },
     /// A model is to be unloaded once its leases have ended.
     Unload(ModelName),
-    /// There is more or less to plan with than before.
-    Budget(Claim),
+    /// What there is, and what was seen to be occupied.
+    Observed(Observed),
     /// The daemon stops: nothing new, and everything ends, leases or not.
     Closing,
     /// Time has passed.
     Tick,
+}
+
+/// What there is, and what was seen to be occupied.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// When it was seen, as the planner counts time.
+    pub taken: Duration,
+    /// Bytes of host memory that all may hold together.
+    pub ram: u64,
+    /// Threads that there are.
+    pub threads: usize,
+    /// Cards, by UUID. One that is lost is not there.
+    pub cards: BTreeMap<String, Seen>,
+}
+
+/// What was seen of one card.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// Bytes that may be planned with when nobody else uses the card.
+    pub budget: u64,
+    /// Bytes that everybody uses together; none where the card does not tell.
+    pub used: Option<u64>,
+    /// Bytes that our instances use, as far as the card tells.
+    pub measured: BTreeMap<InstanceId, u64>,
 }
 
 /// What a request wants.
@@ -61,10 +89,20 @@ pub struct Want {
     pub model: ModelName,
     /// Changes when the file behind the name does.
     pub version: Arc<str>,
-    /// What serving it occupies.
-    pub claim: Claim,
-    /// Requests that one instance answers at once.
-    pub slots: usize,
+    /// Ways of serving it, the best first; at least one.
+    pub variants: Vec<Variant>,
+    /// How the tenant gives memory back when it holds more than it may, gentlest first.
+    pub rungs: &'static [Rung],
+    /// How dear its staying is against that of others: 1 is usual.
+    pub weight: u32,
+    /// It stays as long as there is memory at all.
+    pub pinned: bool,
+    /// How long it stays when nobody asks for it, if not as long as usual.
+    pub keep_alive: Option<Duration>,
+    /// It makes vectors, and no answers.
+    pub embeds: bool,
+    /// How long a start takes, guessed; what was measured counts more.
+    pub cost: Duration,
 }
 
 impl Want {
@@ -91,15 +129,34 @@ pub enum Effect {
         /// Why.
         refusal: Refusal,
     },
-    /// Start a tenant; `Loaded` or `Failed` follows.
+    /// Start a tenant; `Ready` or `Failed` follows.
     Start {
         /// The new instance.
         instance: InstanceId,
-        /// What for: the tenant of this waiting request.
-        request: RequestId,
-        /// How much it may occupy.
-        claim: Claim,
+        /// What it serves.
+        want: Arc<Want>,
+        /// How it is to run.
+        variant: Variant,
     },
-    /// Stop a tenant; it has no leases, unless the daemon stops. `Failed` or `Exited` follows.
+    /// Let an idle tenant rest; `Rested` or `Exited` follows.
+    Rest {
+        /// The instance.
+        instance: InstanceId,
+        /// How.
+        rung: Rung,
+    },
+    /// Wake a tenant that rests; `Ready` or `Exited` follows.
+    Wake(InstanceId),
+    /// Ask a tenant to give back what it can without ending anything.
+    Ease {
+        /// The instance.
+        instance: InstanceId,
+        /// `Shrink` or `Free`.
+        rung: Rung,
+    },
+    /// Stop a tenant. It has no leases, unless the daemon stops, the card is lost, or the tenant holds more than it may.
+    /// `Failed` or `Exited` follows.
     Stop(InstanceId),
+    /// End a tenant at once: it did not stop in time. `Failed` or `Exited` follows.
+    Kill(InstanceId),
 }

@@ -1,15 +1,21 @@
 //! Who holds what. No clock and no I/O: times are spans since an arbitrary start, given by the caller.
 
-use super::event::{InstanceId, RequestId, Want};
-use crate::runtime::Claim;
-use std::collections::{BTreeMap, BTreeSet};
+use super::card::Card;
+use super::event::{InstanceId, Observed, RequestId, Want};
+use crate::runtime::{Claim, Rung, Variant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that holds memory, from before its start until its exit is known.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// All that may be held together.
-    pub budget: Claim,
+    /// Bytes of host memory that may be held together.
+    pub ram: u64,
+    /// Threads that there are.
+    pub threads: usize,
+    /// The cards, by UUID.
+    pub cards: BTreeMap<String, Card>,
     /// By instance, so that iteration has one order.
     pub entries: BTreeMap<InstanceId, Entry>,
 }
@@ -17,10 +23,14 @@ pub struct Ledger {
 /// One instance of a tenant.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// What it serves and occupies.
-    pub want: Want,
+    /// What it serves.
+    pub want: Arc<Want>,
+    /// Which of the wanted variants it is.
+    pub variant: usize,
     /// What it does.
     pub state: State,
+    /// Since when.
+    pub since: Duration,
     /// Requests being answered.
     pub leases: usize,
     /// When its start began.
@@ -38,6 +48,14 @@ pub struct Entry {
     pub retired: bool,
     /// It starts, and those who waited for it have left. It goes on, unless somebody else wants the room.
     pub abandoned: bool,
+    /// Bytes of each card that it was seen to use.
+    pub measured: BTreeMap<String, u64>,
+    /// What was stopped to make room for it, to be brought back if its start fails.
+    pub displaced: Vec<Arc<Want>>,
+    /// It did not stop in time, and was killed.
+    pub killed: bool,
+    /// The steps by which it is made to give back what it holds beyond its grant.
+    pub excess: Option<Excess>,
 }
 
 /// What an instance does.
@@ -47,16 +65,44 @@ pub enum State {
     Loading,
     /// It answers.
     Ready,
+    /// It is on its way to a rest.
+    Settling(Rung),
+    /// It rests.
+    Resting(Rung),
+    /// It comes back from its rest.
+    Waking,
     /// It was told to stop and has not ended yet.
     Stopping,
 }
 
+/// A tenant that was seen to hold more than its grant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Excess {
+    /// Since when.
+    pub since: Duration,
+    /// The step that was taken last: its place among the tenant's rungs, when, and under which number it is recorded.
+    pub step: Option<Step>,
+}
+
+/// One step down.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Its place among the tenant's rungs.
+    pub rung: usize,
+    /// When it was taken.
+    pub at: Duration,
+    /// The number of its record.
+    pub record: u64,
+}
+
 impl Entry {
     /// An instance whose start begins now.
-    pub fn loading(want: Want, now: Duration) -> Self {
+    pub fn loading(want: Arc<Want>, variant: usize, now: Duration) -> Self {
         Self {
             want,
+            variant,
             state: State::Loading,
+            since: now,
             leases: 0,
             started: now,
             granted: now,
@@ -65,28 +111,78 @@ impl Entry {
             closed: false,
             retired: false,
             abandoned: false,
+            measured: BTreeMap::new(),
+            displaced: Vec::new(),
+            killed: false,
+            excess: None,
         }
     }
 
-    /// It was told to stop.
-    pub fn stop(&mut self) {
-        self.state = State::Stopping;
+    /// How it runs.
+    pub fn variant(&self) -> &Variant {
+        &self.want.variants[self.variant]
+    }
+
+    /// It does something else from now on.
+    pub fn enter(&mut self, state: State, now: Duration) {
+        self.state = state;
+        self.since = now;
         self.abandoned = false;
+    }
+
+    /// What it may occupy in the state in which it is.
+    pub fn grant(&self) -> Claim {
+        match self.state {
+            State::Resting(rung) => self.residue(rung),
+            _ => self.variant().claim.clone(),
+        }
+    }
+
+    /// What it occupies, as far as that is known: its grant, and what it was seen to hold beyond.
+    pub fn held(&self) -> Claim {
+        let mut held = self.grant();
+        for (gpu, measured) in &self.measured {
+            if let Some(granted) = held.vram.get_mut(gpu) {
+                *granted = (*granted).max(*measured);
+            }
+        }
+        held
+    }
+
+    /// What it will occupy once it has done what it was told.
+    pub fn soon(&self) -> Claim {
+        match self.state {
+            State::Settling(rung) => self.residue(rung),
+            State::Stopping => Claim::default(),
+            _ if self.retired => Claim::default(),
+            _ => self.held(),
+        }
+    }
+
+    /// What it occupies while it rests so.
+    pub fn residue(&self, rung: Rung) -> Claim {
+        let rest = self.variant().rests.iter().find(|rest| rest.rung == rung);
+        rest.map_or_else(Claim::default, |rest| rest.residue.clone())
     }
 
     /// Whether nobody uses it, so that it could be stopped at once.
     pub fn is_idle(&self) -> bool {
-        self.abandoned || (self.state == State::Ready && self.leases == 0)
+        match self.state {
+            State::Loading => self.abandoned,
+            State::Ready => self.leases == 0,
+            State::Resting(_) => true,
+            State::Settling(_) | State::Waking | State::Stopping => false,
+        }
     }
 
-    /// Whether its memory is on the way back already.
+    /// Whether its memory is on the way back already, all of it.
     pub fn is_going(&self) -> bool {
         self.state == State::Stopping || self.retired
     }
 
     /// Whether a request could be served at once, as long as nobody older minds.
     pub fn has_slot(&self) -> bool {
-        self.state == State::Ready && !self.retired && self.leases < self.want.slots
+        self.state == State::Ready && !self.retired && self.leases < self.variant().slots
     }
 }
 
@@ -99,95 +195,87 @@ impl Ledger {
             .map(|(id, entry)| (*id, entry))
     }
 
-    /// What all instances hold, except those in `without`.
-    pub fn held(&self, without: &BTreeSet<InstanceId>) -> Claim {
-        let mut held = Claim::default();
-        for (_, entry) in self.entries.iter().filter(|(id, _)| !without.contains(id)) {
-            held.add(&entry.want.claim);
-        }
-        held
+    /// What all instances hold.
+    pub fn held(&self) -> Claim {
+        sum(self.entries.values().map(Entry::held))
     }
 
-    /// What nobody holds.
+    /// What all instances will hold once they have done what they were told.
+    pub fn soon(&self) -> Claim {
+        sum(self.entries.values().map(Entry::soon))
+    }
+
+    /// What may be held now: what others use of the cards is not ours.
+    pub fn budget(&self) -> Claim {
+        self.claim(Card::budget)
+    }
+
+    /// What may be held as far as that is lasting: memory that a process has just given up shows as somebody else's until
+    /// the driver has taken it back, and a plan must not rest on that.
+    pub fn steady(&self) -> Claim {
+        self.claim(Card::steady)
+    }
+
+    /// What may be held when nobody else uses the cards.
+    pub fn whole(&self) -> Claim {
+        self.claim(|card| card.whole)
+    }
+
+    fn claim(&self, of: impl Fn(&Card) -> u64) -> Claim {
+        let vram = self.cards.iter().map(|(gpu, card)| (gpu.clone(), of(card))).collect();
+        Claim { ram: self.ram, threads: self.threads, vram }
+    }
+
+    /// What nobody holds now.
     pub fn free(&self) -> Claim {
-        let mut free = self.budget.clone();
-        free.take(&self.held(&BTreeSet::new()));
+        let mut free = self.budget();
+        free.take(&self.held());
         free
     }
 
-    /// Which instances must go so that `need` fits, besides those in `going`: idle ones first, the longest idle of
-    /// them first; then busy ones, the one that gained no lease for the longest time first. None when that is not
-    /// enough.
-    ///
-    /// Busy ones go by their last gain, not by their last end: a closed one gains no more, so it stays the first
-    /// choice until it is idle, and two busy ones do not take turns at draining.
-    pub fn victims(&self, need: &Claim, going: &BTreeSet<InstanceId>) -> Option<Vec<InstanceId>> {
-        let mut candidates: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(id, entry)| (entry.state == State::Ready || entry.abandoned) && !going.contains(id))
-            .map(|(id, entry)| (entry.leases > 0, if entry.leases > 0 { entry.granted } else { entry.released }, *id))
-            .collect();
-        candidates.sort_unstable();
-        let mut candidates = candidates.into_iter().map(|(_, _, id)| id);
-
-        let mut gone = going.clone();
-        let mut chosen = Vec::new();
-        let fits = |gone: &BTreeSet<InstanceId>| {
-            let mut total = self.held(gone);
-            total.add(need);
-            total.fits(&self.budget)
-        };
-        while !fits(&gone) {
-            let next = candidates.next()?;
-            gone.insert(next);
-            chosen.push(next);
+    /// Takes in what was seen. Memory that others hold for less than `settles` may be on its way back.
+    pub fn observe(&mut self, observed: &Observed, settles: Duration) {
+        let Observed { taken, ram, threads, cards } = observed;
+        (self.ram, self.threads) = (*ram, *threads);
+        for (gpu, seen) in cards {
+            let mut ours = 0_u64;
+            for (id, entry) in &mut self.entries {
+                let bytes = seen.measured.get(id).copied();
+                match bytes {
+                    Some(bytes) => drop(entry.measured.insert(gpu.clone(), bytes)),
+                    None => drop(entry.measured.remove(gpu)),
+                }
+                // Of one that the card says nothing about, the grant is the best guess.
+                ours = ours.saturating_add(bytes.unwrap_or_else(|| entry.grant().on(gpu)));
+            }
+            let foreign = seen.used.map_or(0, |used| used.saturating_sub(ours));
+            self.cards.entry(gpu.clone()).or_default().see(seen.budget, foreign, *taken, settles);
         }
-        // A later, larger victim may have made an earlier one's sacrifice pointless; spare the last used first.
-        for id in chosen.clone().into_iter().rev() {
-            gone.remove(&id);
-            if fits(&gone) {
-                chosen.retain(|kept| *kept != id);
-            } else {
-                gone.insert(id);
+        for (gpu, card) in &mut self.cards {
+            if !cards.contains_key(gpu) {
+                card.miss(*taken);
             }
         }
-        Some(chosen)
+    }
+
+    /// Notes that memory was given back: what was seen before does not tell how much is free.
+    pub fn gave_back(&mut self, claim: &Claim, now: Duration) {
+        for gpu in claim.vram.keys() {
+            if let Some(card) = self.cards.get_mut(gpu) {
+                card.changed = Some(now);
+            }
+        }
+    }
+
+    /// Whether what is known of the cards in `claim` was seen after the last change.
+    pub fn is_settled(&self, claim: &Claim) -> bool {
+        claim.vram.keys().all(|gpu| self.cards.get(gpu).is_some_and(Card::is_settled))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Instances of (ram, leases, granted or released) under a budget; which go so that `need` fits?
-    #[track_caller]
-    fn check(budget: u64, instances: &[(u64, usize, u64)], need: u64, expected: Option<&[InstanceId]>) {
-        let mut ledger = Ledger { budget: Claim { ram: budget, ..Claim::default() }, ..Ledger::default() };
-        for (id, (ram, leases, at)) in instances.iter().enumerate() {
-            let claim = Claim { ram: *ram, ..Claim::default() };
-            let want = Want { model: id.to_string().into(), version: "".into(), claim, slots: 4 };
-            let at = Duration::from_secs(*at);
-            let entry = Entry { state: State::Ready, leases: *leases, ..Entry::loading(want, at) };
-            ledger.entries.insert(id as InstanceId, entry);
-        }
-        let need = Claim { ram: need, ..Claim::default() };
-        assert_eq!(ledger.victims(&need, &BTreeSet::new()).as_deref(), expected);
-    }
-
-    #[test]
-    fn what_goes_to_make_room() {
-        // Nothing, where it fits.
-        check(10, &[(5, 0, 1)], 5, Some(&[]));
-        // The longest idle.
-        check(10, &[(5, 0, 2), (5, 0, 1)], 5, Some(&[1]));
-        // Idle before busy, whatever the age.
-        check(10, &[(5, 1, 1), (5, 0, 9)], 5, Some(&[1]));
-        // Busy where it must be.
-        check(10, &[(5, 1, 1), (5, 0, 9)], 6, Some(&[1, 0]));
-        // Not the small old one, when the large one has to go anyway.
-        check(10, &[(1, 0, 1), (9, 0, 2)], 9, Some(&[1]));
-        // Not possible.
-        check(10, &[(5, 0, 1)], 11, None);
-    }
+/// All together.
+pub fn sum(claims: impl Iterator<Item = Claim>) -> Claim {
+    let mut sum = Claim::default();
+    claims.for_each(|claim| sum.add(&claim));
+    sum
 }

@@ -5,22 +5,32 @@
 //! come out and are carried out elsewhere (`task`). Slow work, a start or a stop, comes back as an event; so nothing
 //! here is locked.
 
-mod budget;
-mod event;
-mod ledger;
-mod plan;
+mod card;
+pub mod event;
+mod instance;
+mod keep;
+pub mod ledger;
+mod observe;
+pub mod plan;
+mod policy;
+mod queue;
+mod record;
 mod refusal;
+mod report;
+mod room;
 mod status;
 mod task;
 
-pub use budget::{budget, follow};
+pub use keep::keep;
+pub use observe::{CardUse, Observation, Sight, budget};
 pub use plan::Limits;
+pub use policy::Policy;
 pub use refusal::Refusal;
-pub use status::{Status, Swap, TenantState, TenantStatus, Waiting};
+pub use status::{Enforced, Status, Swap, SwapKind, TenantState, TenantStatus, Waiting};
 
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Claim, Endpoint, Exit, ExitWatch, Runtime};
+use crate::runtime::{Endpoint, Exit, ExitWatch, Runtime};
 use event::{Event, InstanceId, RequestId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,18 +48,20 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Starts placement over a runtime and a budget of the caller's choice.
+    /// Starts placement over a runtime and a sight of the caller's choice.
     ///
     /// Cancelling `shutdown` refuses new requests and stops every tenant: who wants streams to end first waits before.
     pub fn with_runtime(
         runtime: Runtime,
+        policy: Policy,
         limits: Limits,
-        budget: watch::Receiver<Claim>,
+        sight: Sight,
         shutdown: CancellationToken,
     ) -> Self {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::default());
-        tokio::spawn(task::Task::new(runtime, limits, budget, messages.downgrade(), publish).run(inbox, shutdown));
+        let task = task::Task::new(runtime, policy, limits, sight, messages.downgrade(), publish);
+        tokio::spawn(task.run(inbox, shutdown));
         Self { messages, status, next: Arc::new(AtomicU64::new(1)) }
     }
 

@@ -2,16 +2,28 @@
 //! same effects. Times are spans since an arbitrary start.
 //!
 //! Waiting requests are looked at from the oldest to the youngest, after every event. One whose model is ready is
-//! served; one whose model is not gets it loaded as soon as it fits. Where it does not fit, room is made: idle models
-//! are stopped, and busy ones are closed to requests younger than the one that waits, so that a model that is asked
-//! for without end cannot keep another out. What an older request is promised, a younger one cannot take.
+//! served; one whose model is not gets it loaded, or woken, as soon as it fits. Where it does not fit, room is made: idle
+//! models rest or are stopped, and busy ones, after a patience that grows with what a swap costs, are closed to requests
+//! younger than the one that waits, so that a model that is asked for without end cannot keep another out. What an older
+//! request is promised, a younger one cannot take.
+
+mod decide;
+mod ends;
+mod enforce;
+mod limits;
+
+pub use limits::Limits;
 
 use super::Refusal;
 use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
-use super::ledger::{Entry, Ledger, State};
-use crate::config::Config;
-use crate::runtime::Claim;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use super::ledger::{Entry, Ledger, State, sum};
+use super::queue::{Queue, Waiter};
+use super::record::{Record, Records};
+use super::room::{Room, Way};
+use crate::runtime::{Claim, Variant};
+use decide::Decision;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Failures in a row after which a model is left alone.
@@ -20,52 +32,34 @@ const FAILURES: u32 = 3;
 const COOL_DOWN: Duration = Duration::from_secs(60);
 /// A tenant that ran for this long before it ended begins a new row of failures.
 const STABLE: Duration = Duration::from_secs(60);
-
-/// How long is too long, how many are too many.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// How long an idle model stays loaded.
-    pub keep_alive: Duration,
-    /// How long a request waits for its model.
-    pub max_wait: Duration,
-    /// Requests that may wait.
-    pub max_queue: usize,
-}
-
-impl Limits {
-    /// The limits that `config` sets.
-    pub fn new(config: &Config) -> Self {
-        let placement = &config.placement;
-        Self {
-            keep_alive: placement.keep_alive.duration(),
-            max_wait: placement.max_wait.duration(),
-            max_queue: placement.max_queue,
-        }
-    }
-}
+/// For how long a model whose better variant failed is not tried with it again.
+const REDUCED_FOR: Duration = Duration::from_secs(600);
+/// For how long what a failed start displaced is tried to be brought back.
+const RESTORE_WITHIN: Duration = Duration::from_secs(30);
+/// Swaps may take a fifth of the time of busy models, no more.
+const PATIENCE: u32 = 4;
 
 /// The planner's state.
 #[derive(Debug, Clone)]
 pub struct Plan {
     limits: Limits,
     ledger: Ledger,
-    /// Oldest first.
-    waiting: VecDeque<Waiter>,
+    queue: Queue,
     failures: BTreeMap<ModelName, Failures>,
+    /// How long the last starts of a model took.
+    costs: BTreeMap<ModelName, Duration>,
+    /// Models whose better variants failed: from which on they are tried, until when, and what was said.
+    reduced: BTreeMap<ModelName, Reduced>,
+    /// What made room for a model that has not begun to start.
+    displaced: BTreeMap<ModelName, Vec<Arc<Want>>>,
+    /// What was displaced by a start that failed, and since when it is to come back.
+    restoring: Vec<(Duration, Arc<Want>)>,
+    records: Records,
     youngest: RequestId,
     next_instance: InstanceId,
     closing: bool,
-}
-
-/// A request that waits.
-#[derive(Debug, Clone)]
-pub struct Waiter {
-    /// Which one.
-    pub id: RequestId,
-    /// What it waits for.
-    pub want: Want,
-    /// Since when.
-    pub since: Duration,
+    /// When something will be due although nothing happens.
+    due: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,41 +69,65 @@ struct Failures {
     reason: String,
 }
 
-/// What becomes of one waiting request.
-#[derive(Debug)]
-enum Decision {
-    Serve(InstanceId),
-    /// Its model is on its way, or all its slots are taken.
-    Wait,
-    /// Its model is to be loaded, once these have gone and it fits.
-    Load {
-        evict: Vec<InstanceId>,
-    },
-    Refuse(Refusal),
+#[derive(Debug, Clone)]
+struct Reduced {
+    variant: usize,
+    until: Duration,
+    reason: String,
 }
 
 /// What one look at the waiting requests has decided so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pass {
-    /// Instances whose memory is on its way back.
+    now: Duration,
+    /// Instances whose memory is on its way back, all of it.
     going: BTreeSet<InstanceId>,
-    /// What those that wait for memory were promised.
-    promised: Claim,
+    /// Those, and instances whose room somebody older waits for without disturbing them yet.
+    spoken: BTreeSet<InstanceId>,
+    /// What will be held once what goes has gone, and what those that wait for memory were promised.
+    soon: Claim,
+    /// What may be held, as far as that is lasting.
+    steady: Claim,
+    /// What cannot go whoever asks.
+    pinned: Claim,
     /// Models that were promised.
     planned: BTreeSet<ModelName>,
+    /// What serves a model, or soon will.
+    live: HashMap<ModelName, InstanceId>,
+    /// Looked for when it is first needed.
+    room: Option<Room>,
+    /// Somebody was promised more than there is: nobody younger has others evicted.
+    blocked: bool,
+    /// When the next thing is due.
+    due: Option<Duration>,
+}
+
+impl Pass {
+    /// Something is due at `at`, if that is not past.
+    fn due(&mut self, at: Duration) {
+        if at > self.now {
+            self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        }
+    }
 }
 
 impl Plan {
-    /// A planner with nothing to plan with yet: `Event::Budget` tells it.
+    /// A planner with nothing to plan with yet: `Event::Observed` tells it.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             ledger: Ledger::default(),
-            waiting: VecDeque::new(),
+            queue: Queue::default(),
             failures: BTreeMap::new(),
+            costs: BTreeMap::new(),
+            reduced: BTreeMap::new(),
+            displaced: BTreeMap::new(),
+            restoring: Vec::new(),
+            records: Records::default(),
             youngest: 0,
             next_instance: 1,
             closing: false,
+            due: None,
         }
     }
 
@@ -118,20 +136,24 @@ impl Plan {
         let mut effects = Vec::new();
         match event {
             Event::Request { id, want } => self.request(id, want, now, &mut effects),
-            Event::Cancelled(id) => self.waiting.retain(|waiter| waiter.id != id),
+            Event::Cancelled(id) => drop(self.queue.remove(id)),
             Event::Released(id) => {
                 if let Some(entry) = self.ledger.entries.get_mut(&id) {
                     entry.leases = entry.leases.saturating_sub(1);
                     entry.released = now;
                 }
             }
-            Event::Loaded(id) => self.loaded(id, now),
+            Event::Ready(id) => self.ready(id, now),
+            Event::Rested(id) => self.rested(id, now),
             Event::Failed { instance, reason } | Event::Exited { instance, reason } => {
                 self.ended(instance, &reason, now, &mut effects);
             }
-            Event::Unload(model) => self.unload(&model, &mut effects),
-            Event::Budget(budget) => self.ledger.budget = budget,
-            Event::Closing => self.close(&mut effects),
+            Event::Unload(model) => self.unload(&model, now, &mut effects),
+            Event::Observed(observed) => {
+                self.ledger.observe(&observed, self.limits.settles);
+                self.confirm(now);
+            }
+            Event::Closing => self.close(now, &mut effects),
             Event::Tick => {}
         }
         self.look(now, &mut effects);
@@ -140,11 +162,7 @@ impl Plan {
 
     /// When something will be due although nothing happens.
     pub fn next_tick(&self) -> Option<Duration> {
-        // All requests wait equally long, so the oldest is the first that has waited too long.
-        let deadline = self.waiting.front().map(|waiter| waiter.since + self.limits.max_wait);
-        let idle = self.ledger.entries.values().filter(|entry| entry.is_idle());
-        let expiry = idle.map(|entry| entry.released + self.limits.keep_alive).min();
-        deadline.into_iter().chain(expiry).min()
+        self.due
     }
 
     /// Who holds what.
@@ -152,9 +170,14 @@ impl Plan {
         &self.ledger
     }
 
-    /// Who waits, oldest first.
+    /// Who waits.
     pub fn waiting(&self) -> impl Iterator<Item = &Waiter> {
-        self.waiting.iter()
+        self.queue.iter()
+    }
+
+    /// What was done to those who held more than they may, or stood in the way; the newest first.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter()
     }
 
     /// Whether the daemon stops and nothing is left.
@@ -162,209 +185,198 @@ impl Plan {
         self.closing && self.ledger.entries.is_empty()
     }
 
-    fn request(&mut self, id: RequestId, want: Want, now: Duration, effects: &mut Vec<Effect>) {
+    fn request(&mut self, id: RequestId, want: Arc<Want>, now: Duration, effects: &mut Vec<Effect>) {
         self.youngest = self.youngest.max(id);
         if self.closing {
             effects.push(Effect::Refuse { request: id, refusal: Refusal::Closing });
             return;
         }
         let served_at_once = self.ledger.live(&want).is_some_and(|(_, entry)| entry.has_slot() && !entry.closed);
-        if !served_at_once && self.waiting.len() >= self.limits.max_queue {
+        if !served_at_once && self.queue.len() >= self.limits.max_queue {
             // As long as the oldest has waited already is the best guess at how long the next would.
-            let waited = self.waiting.front().map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest.since));
+            let waited = self.queue.oldest().map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest.since));
             let retry_after = Duration::from_secs(waited.as_secs().clamp(1, 30));
-            let refusal = Refusal::QueueFull { waiting: self.waiting.len(), retry_after };
+            let refusal = Refusal::QueueFull { waiting: self.queue.len(), retry_after };
             effects.push(Effect::Refuse { request: id, refusal });
             return;
         }
         // The file behind the name has changed: whoever serves the old one ends.
-        self.retire(effects, |entry| entry.want.model == want.model && entry.want.version != want.version);
-        self.waiting.push_back(Waiter { id, want, since: now });
+        self.retire(now, effects, |entry| entry.want.model == want.model && entry.want.version != want.version);
+        self.queue.push(id, want, now);
     }
 
-    fn loaded(&mut self, id: InstanceId, now: Duration) {
-        if let Some(entry) = self.ledger.entries.get_mut(&id)
-            && entry.state == State::Loading
-        {
-            entry.state = State::Ready;
-            entry.granted = now;
-            entry.released = now;
+    fn ready(&mut self, id: InstanceId, now: Duration) {
+        let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
+        if entry.state == State::Loading {
+            // The mean of what was known and what was seen follows a change and forgives one slow disk.
+            let took = now.saturating_sub(entry.started);
+            let cost = self.costs.entry(entry.want.model.clone()).or_insert(took);
+            *cost = (*cost + took) / 2;
+        }
+        if matches!(entry.state, State::Loading | State::Waking) {
+            entry.enter(State::Ready, now);
+            entry.displaced.clear();
+            (entry.granted, entry.released) = (now, now);
             entry.batch = self.youngest;
         }
     }
 
-    fn ended(&mut self, id: InstanceId, reason: &str, now: Duration, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.ledger.entries.remove(&id) else { return };
-        let model = entry.want.model.clone();
-        if entry.state == State::Stopping {
-            // As we asked.
-            self.failures.remove(&model);
-            return;
+    fn rested(&mut self, id: InstanceId, now: Duration) {
+        let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
+        if let State::Settling(rung) = entry.state {
+            let claim = entry.held();
+            entry.enter(State::Resting(rung), now);
+            entry.measured.clear();
+            self.ledger.gave_back(&claim, now);
         }
-        let row = self.failures.get(&model).map_or(0, |failures| failures.in_a_row);
-        let stable = entry.state == State::Ready && now.saturating_sub(entry.started) >= STABLE;
-        let in_a_row = if stable { 1 } else { row + 1 };
-        self.failures.insert(model.clone(), Failures { in_a_row, last: now, reason: reason.to_string() });
-        if entry.state == State::Loading {
-            let refusal = Refusal::Failed { model: model.to_string(), reason: reason.to_string() };
-            self.refuse(effects, &refusal, |waiter| waiter.want.model == model);
-        }
-    }
-
-    fn unload(&mut self, model: &ModelName, effects: &mut Vec<Effect>) {
-        self.retire(effects, |entry| entry.want.model == *model);
-        let refusal = Refusal::Unloaded { model: model.to_string() };
-        self.refuse(effects, &refusal, |waiter| waiter.want.model == *model);
-    }
-
-    fn close(&mut self, effects: &mut Vec<Effect>) {
-        self.closing = true;
-        for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.state != State::Stopping) {
-            entry.stop();
-            effects.push(Effect::Stop(*id));
-        }
-        self.refuse(effects, &Refusal::Closing, |_| true);
-    }
-
-    /// Lets instances end with their last lease, and gives up their starts.
-    fn retire(&mut self, effects: &mut Vec<Effect>, which: impl Fn(&Entry) -> bool) {
-        for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| which(entry)) {
-            entry.retired = true;
-            if entry.state == State::Loading {
-                entry.stop();
-                effects.push(Effect::Stop(*id));
-            }
-        }
-    }
-
-    fn refuse(&mut self, effects: &mut Vec<Effect>, refusal: &Refusal, which: impl Fn(&Waiter) -> bool) {
-        self.waiting.retain(|waiter| {
-            let refused = which(waiter);
-            if refused {
-                effects.push(Effect::Refuse { request: waiter.id, refusal: refusal.clone() });
-            }
-            !refused
-        });
     }
 
     /// Looks at every waiting request, oldest first, and then at what nobody needs any more.
     fn look(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let mut pass = Pass::default();
-        for (id, entry) in &mut self.ledger.entries {
-            entry.closed = false;
-            let is_wanted = || self.waiting.iter().any(|waiter| entry.want.is_same(&waiter.want));
-            entry.abandoned = entry.state == State::Loading && !is_wanted();
-            if entry.is_going() {
-                pass.going.insert(*id);
-            }
-        }
-        // The budget may have shrunk below what is held.
-        if let Some(evict) = self.ledger.victims(&Claim::default(), &pass.going) {
-            self.evict(evict, &mut pass, effects);
-        }
-        for waiter in std::mem::take(&mut self.waiting) {
-            match self.decide(&waiter, &pass, now) {
+        let mut pass = self.pass(now);
+        self.lose(&mut pass, effects);
+        self.relieve(&mut pass, effects);
+        let mut from = 0;
+        while let Some(waiter) = self.queue.head_from(from).cloned() {
+            from = waiter.arrival + 1;
+            match self.decide(&waiter, &mut pass) {
                 Decision::Serve(instance) => {
+                    self.queue.remove(waiter.id);
                     if let Some(entry) = self.ledger.entries.get_mut(&instance) {
                         entry.leases += 1;
                         entry.granted = now;
                     }
                     effects.push(Effect::Serve { request: waiter.id, instance });
                 }
-                Decision::Refuse(refusal) => effects.push(Effect::Refuse { request: waiter.id, refusal }),
-                Decision::Wait => self.waiting.push_back(waiter),
-                Decision::Load { evict } => {
-                    self.evict(evict, &mut pass, effects);
-                    self.load(&waiter, &mut pass, now, effects);
-                    self.waiting.push_back(waiter);
+                Decision::Refuse(refusal) => {
+                    self.queue.remove(waiter.id);
+                    effects.push(Effect::Refuse { request: waiter.id, refusal });
+                }
+                Decision::Wait => pass.due(waiter.since + self.limits.max_wait),
+                Decision::Make { variant, evict, peace: true } => {
+                    pass.due(waiter.since + self.limits.max_wait);
+                    for (id, way) in &evict {
+                        let Some(entry) = self.ledger.entries.get(id) else { continue };
+                        pass.soon.take(&entry.soon());
+                        pass.soon.add(&entry.after(*way));
+                        pass.spoken.insert(*id);
+                    }
+                    self.load(&waiter.want, variant, &mut pass, effects);
+                }
+                Decision::Make { variant, evict, peace: false } => {
+                    pass.due(waiter.since + self.limits.max_wait);
+                    let displaced = self.evict(&evict, &mut pass, effects);
+                    self.displaced.entry(waiter.want.model.clone()).or_default().extend(displaced);
+                    self.load(&waiter.want, variant, &mut pass, effects);
                 }
             }
         }
-        let keep_alive = self.limits.keep_alive;
-        for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
-            if entry.retired || now.saturating_sub(entry.released) >= keep_alive {
-                entry.stop();
-                effects.push(Effect::Stop(*id));
-            }
-        }
+        self.restore(&mut pass, effects);
+        self.expire(&mut pass, effects);
+        self.enforce(&mut pass, effects);
+        self.due = pass.due;
     }
 
-    fn decide(&self, waiter: &Waiter, pass: &Pass, now: Duration) -> Decision {
-        let want = &waiter.want;
-        if let Some((id, entry)) = self.ledger.live(want)
-            && entry.has_slot()
-            && (!pass.going.contains(&id) || waiter.id <= entry.batch)
-        {
-            return Decision::Serve(id);
-        }
-        let waited = now.saturating_sub(waiter.since);
-        if waited >= self.limits.max_wait {
-            return Decision::Refuse(Refusal::Waited {
-                model: want.model.to_string(),
-                waited,
-                need: want.claim.clone(),
-                free: self.ledger.free(),
-                busy: self.ledger.entries.values().map(|entry| entry.leases).sum(),
-            });
-        }
-        if self.ledger.live(want).is_some() || pass.planned.contains(&want.model) {
-            return Decision::Wait;
-        }
-        if !want.claim.fits(&self.ledger.budget) {
-            return Decision::Refuse(Refusal::TooLarge {
-                model: want.model.to_string(),
-                need: want.claim.clone(),
-                budget: self.ledger.budget.clone(),
-            });
-        }
-        if let Some(refusal) = self.crashing(&want.model, now) {
-            return Decision::Refuse(refusal);
-        }
-        let mut need = pass.promised.clone();
-        need.add(&want.claim);
-        // Where even that is not enough, something still loads: it will be a candidate once it has.
-        Decision::Load { evict: self.ledger.victims(&need, &pass.going).unwrap_or_default() }
-    }
-
-    fn crashing(&self, model: &ModelName, now: Duration) -> Option<Refusal> {
-        let failures = self.failures.get(model).filter(|failures| failures.in_a_row >= FAILURES)?;
-        let retry_after = (failures.last + COOL_DOWN).checked_sub(now).filter(|left| !left.is_zero())?;
-        Some(Refusal::Crashing {
-            model: model.to_string(),
-            failures: failures.in_a_row,
-            reason: failures.reason.clone(),
-            retry_after,
-        })
-    }
-
-    /// Stops the idle and closes the busy.
-    fn evict(&mut self, evict: Vec<InstanceId>, pass: &mut Pass, effects: &mut Vec<Effect>) {
-        for id in evict {
-            pass.going.insert(id);
-            let Some(entry) = self.ledger.entries.get_mut(&id) else { continue };
-            if entry.is_idle() {
-                entry.stop();
-                effects.push(Effect::Stop(id));
+    fn pass(&mut self, now: Duration) -> Pass {
+        let mut going = BTreeSet::new();
+        let mut live = HashMap::with_capacity(self.ledger.entries.len());
+        for (id, entry) in &mut self.ledger.entries {
+            entry.closed = false;
+            entry.abandoned = entry.state == State::Loading && !self.queue.is_wanted(&entry.want);
+            if entry.is_going() {
+                going.insert(*id);
             } else {
-                entry.closed = true;
+                live.insert(entry.want.model.clone(), *id);
             }
+        }
+        self.displaced.retain(|model, _| self.queue.is_asked_for(model));
+        let pinned = self.ledger.entries.values().filter(|entry| entry.want.pinned && !entry.is_going());
+        Pass {
+            now,
+            spoken: going.clone(),
+            going,
+            soon: self.ledger.soon(),
+            steady: self.ledger.steady(),
+            pinned: sum(pinned.map(Entry::soon)),
+            planned: BTreeSet::new(),
+            live,
+            room: None,
+            blocked: false,
+            due: None,
         }
     }
 
-    /// Starts what `waiter` wants if it fits now, beside what older ones were promised; promises it otherwise.
-    fn load(&mut self, waiter: &Waiter, pass: &mut Pass, now: Duration, effects: &mut Vec<Effect>) {
-        let claim = &waiter.want.claim;
-        let mut soon = self.ledger.held(&pass.going);
-        soon.add(&pass.promised);
-        soon.add(claim);
-        if claim.fits(&self.ledger.free()) && soon.fits(&self.ledger.budget) {
-            let instance = self.next_instance;
-            self.next_instance += 1;
-            self.ledger.entries.insert(instance, Entry::loading(waiter.want.clone(), now));
-            effects.push(Effect::Start { instance, request: waiter.id, claim: claim.clone() });
-        } else {
-            pass.promised.add(claim);
-            pass.planned.insert(waiter.want.model.clone());
+    /// Makes room: the idle rest or stop, the busy are closed. Says what does not serve any more.
+    fn evict(&mut self, evict: &[(InstanceId, Way)], pass: &mut Pass, effects: &mut Vec<Effect>) -> Vec<Arc<Want>> {
+        let mut displaced = Vec::new();
+        for (id, way) in evict {
+            let Some(entry) = self.ledger.entries.get_mut(id) else { continue };
+            if !entry.abandoned && !matches!(entry.state, State::Resting(_)) {
+                displaced.push(entry.want.clone());
+            }
+            pass.soon.take(&entry.soon());
+            pass.spoken.insert(*id);
+            if !entry.is_idle() {
+                entry.closed = true;
+                pass.going.insert(*id);
+                continue;
+            }
+            match way {
+                Way::Rest(rung) => {
+                    entry.enter(State::Settling(*rung), pass.now);
+                    pass.soon.add(&entry.soon());
+                    effects.push(Effect::Rest { instance: *id, rung: *rung });
+                }
+                Way::End => {
+                    entry.enter(State::Stopping, pass.now);
+                    pass.going.insert(*id);
+                    pass.live.remove(&entry.want.model);
+                    effects.push(Effect::Stop(*id));
+                }
+            }
+            pass.room = None;
+        }
+        displaced
+    }
+
+    /// Starts or wakes what is wanted if it fits now, beside what older ones were promised; promises it otherwise.
+    fn load(&mut self, want: &Arc<Want>, variant: usize, pass: &mut Pass, effects: &mut Vec<Effect>) {
+        let rests = pass.live.get(&want.model).copied();
+        let more = self.more(want, variant, rests);
+        let fits = more.fits_beside(&self.ledger.held(), &self.ledger.budget())
+            && more.fits_beside(&pass.soon, &pass.steady)
+            && self.ledger.is_settled(&more);
+        pass.soon.add(&more);
+        if !fits {
+            pass.planned.insert(want.model.clone());
+            return;
+        }
+        let displaced = self.displaced.remove(&want.model).unwrap_or_default();
+        if let Some(id) = rests
+            && let Some(entry) = self.ledger.entries.get_mut(&id)
+        {
+            entry.enter(State::Waking, pass.now);
+            entry.displaced = displaced;
+            effects.push(Effect::Wake(id));
+            return;
+        }
+        let instance = self.next_instance;
+        self.next_instance += 1;
+        let entry = Entry { displaced, ..Entry::loading(want.clone(), variant, pass.now) };
+        effects.push(Effect::Start { instance, want: want.clone(), variant: entry.variant().clone() });
+        self.ledger.entries.insert(instance, entry);
+        pass.live.insert(want.model.clone(), instance);
+    }
+
+    /// What `variant` of `want` takes beyond what its resting instance holds.
+    fn more(&self, want: &Want, variant: usize, rests: Option<InstanceId>) -> Claim {
+        match rests.and_then(|id| self.ledger.entries.get(&id)) {
+            Some(entry) => {
+                let mut more = entry.variant().claim.clone();
+                more.take(&entry.soon());
+                more
+            }
+            None => want.variants[variant].claim.clone(),
         }
     }
 }

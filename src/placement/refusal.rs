@@ -17,6 +17,21 @@ pub enum Refusal {
         /// What there is when nothing is loaded.
         budget: Claim,
     },
+    /// It does not fit beside what is to stay.
+    #[error(
+        "{model} needs {need}, and {pinned} is to stay in memory, which leaves too little of the {budget} that there are; unpin it, or use a \
+         smaller quantisation"
+    )]
+    Pinned {
+        /// The model.
+        model: String,
+        /// What it needs.
+        need: Claim,
+        /// What stays.
+        pinned: String,
+        /// What there is when nothing is loaded.
+        budget: Claim,
+    },
     /// Others hold what it needs, or its own slots, and did not give it back in time.
     #[error(
         "{model} could not be served within {} s: it needs {need}, {free} is free, and {busy} other requests are being \
@@ -80,7 +95,7 @@ impl Refusal {
         match self {
             Self::QueueFull { retry_after, .. } | Self::Crashing { retry_after, .. } => Some(*retry_after),
             Self::Waited { .. } | Self::Unloaded { .. } | Self::Closing => Some(Duration::from_secs(1)),
-            Self::TooLarge { .. } | Self::Failed { .. } => None,
+            Self::TooLarge { .. } | Self::Pinned { .. } | Self::Failed { .. } => None,
         }
     }
 }

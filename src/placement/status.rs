@@ -1,20 +1,27 @@
-use crate::runtime::{Attribution, Claim};
+use crate::runtime::{Attribution, Claim, Rung, Setting};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What placement knows, for the dashboard and the CLI. A stale read may advise, never decide.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// All that tenants may hold together.
+    /// All that tenants may hold together when nobody else uses the cards.
     pub budget: Claim,
+    /// Bytes of each card that others use.
+    #[serde(default)]
+    pub foreign: BTreeMap<String, u64>,
     /// What they hold.
     pub held: Claim,
     /// Who holds it, by model.
     pub tenants: Vec<TenantStatus>,
     /// Who waits, by model.
     pub waiting: Vec<Waiting>,
-    /// The last loads, newest first.
+    /// The last loads, rests and stops, newest first.
     pub swaps: Vec<Swap>,
+    /// What was done of late to those who held too much or stood in the way, newest first.
+    #[serde(default)]
+    pub enforced: Vec<Enforced>,
 }
 
 /// One tenant.
@@ -26,14 +33,23 @@ pub struct TenantStatus {
     pub runtime: String,
     /// The quantisation of the weights.
     pub quant: String,
+    /// Where it runs, and with how much.
+    #[serde(default)]
+    pub setting: Setting,
     /// What it does.
     pub state: TenantState,
+    /// It stays as long as there is memory at all.
+    #[serde(default)]
+    pub pinned: bool,
     /// What it was predicted to need.
     pub predicted: Claim,
     /// What the ledger holds for it.
     pub granted: Claim,
     /// Bytes of host memory that it was seen to occupy, pages of its model file included.
     pub measured_ram: Option<u64>,
+    /// Bytes of each card that it was seen to use.
+    #[serde(default)]
+    pub measured_vram: BTreeMap<String, u64>,
     /// Whose memory it is.
     pub who: Option<Attribution>,
     /// Requests being answered.
@@ -56,6 +72,14 @@ pub enum TenantState {
     Ready,
     /// It answers what it has begun, and then makes room.
     Draining,
+    /// It is on its way to a rest.
+    Settling,
+    /// It rests, its process there and its weights in host memory.
+    Asleep,
+    /// It rests, its weights in host memory, its process gone.
+    Parked,
+    /// It comes back from its rest.
+    Waking,
     /// It is being stopped.
     Stopping,
 }
@@ -71,15 +95,50 @@ pub struct Waiting {
     pub since: Timestamp,
 }
 
-/// A load that came to its end.
+/// Something that a tenant was told and that came to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Swap {
     /// When it ended.
     pub at: Timestamp,
     /// The model.
     pub model: String,
-    /// How long the start took, in milliseconds.
+    /// What.
+    #[serde(default)]
+    pub kind: SwapKind,
+    /// How long it took, in milliseconds.
     pub took_ms: u64,
     /// Why it failed; none when it did not.
     pub problem: Option<String>,
+}
+
+/// What a tenant was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapKind {
+    /// To start.
+    #[default]
+    Load,
+    /// To wake.
+    Wake,
+    /// To sleep.
+    Sleep,
+    /// To leave its weights and go.
+    Park,
+    /// To stop.
+    Stop,
+}
+
+/// Something that was done to a tenant which it did not ask for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// When.
+    pub at: Timestamp,
+    /// The model.
+    pub model: String,
+    /// What was done.
+    pub rung: Rung,
+    /// Why, for people.
+    pub cause: String,
+    /// After how many milliseconds the memory was seen to be free; none while it is not.
+    pub confirmed_ms: Option<u64>,
 }

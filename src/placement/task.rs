@@ -2,14 +2,18 @@
 //! their own and come back as messages.
 
 use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
+use super::instance::{Life, Order};
 use super::ledger::State;
+use super::observe::Sight;
 use super::plan::{Limits, Plan};
-use super::{Lease, Refusal, Serving, Status, Swap, TenantState, TenantStatus, Waiting};
+use super::policy::Policy;
+use super::report::{Clock, status};
+use super::{Lease, Refusal, Serving, Status, Swap, SwapKind};
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Attribution, Claim, Endpoint, Exit, ExitWatch, Grant, Runtime, StartError, Tenant};
+use crate::runtime::{Attribution, Endpoint, Exit, ExitWatch, Grant, Rung, Runtime, Tenant, Variant};
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,32 +42,32 @@ pub enum Message {
 /// The loop's state.
 pub struct Task {
     runtime: Runtime,
+    policy: Policy,
     plan: Plan,
-    budget: watch::Receiver<Claim>,
+    sight: Sight,
     messages: mpsc::WeakUnboundedSender<Message>,
     publish: watch::Sender<Arc<Status>>,
-    /// The planner's time zero.
-    begun: Instant,
-    begun_at: Timestamp,
-    callers: HashMap<RequestId, Caller>,
+    clock: Clock,
+    callers: HashMap<RequestId, oneshot::Sender<Result<Lease, Refusal>>>,
+    /// What would serve a model, as of the last request for it.
+    tenants: HashMap<ModelName, Tenant>,
     instances: BTreeMap<InstanceId, Instance>,
     swaps: VecDeque<Swap>,
 }
 
-/// Someone who waits for an answer.
-struct Caller {
-    tenant: Tenant,
-    reply: oneshot::Sender<Result<Lease, Refusal>>,
-}
-
 /// What is known of an instance besides what the ledger holds.
-struct Instance {
-    tenant: Tenant,
+pub struct Instance {
+    /// What runs.
+    pub tenant: Tenant,
     /// Cancels the instance's token when dropped, so that an instance that is forgotten ends.
     stop: Option<DropGuard>,
-    who: Option<Attribution>,
+    kill: CancellationToken,
+    orders: mpsc::UnboundedSender<Order>,
+    /// Whose memory it is, once that is known.
+    pub who: Option<Attribution>,
     serving: Option<Arc<Serving>>,
-    measured_ram: Option<u64>,
+    /// Bytes of host memory that it was seen to occupy.
+    pub measured_ram: Option<u64>,
     /// Dropped with the instance, for those who wait for its end.
     gone: Vec<mpsc::Sender<Infallible>>,
 }
@@ -72,20 +76,22 @@ impl Task {
     /// A loop that has not begun.
     pub fn new(
         runtime: Runtime,
+        policy: Policy,
         limits: Limits,
-        budget: watch::Receiver<Claim>,
+        sight: Sight,
         messages: mpsc::WeakUnboundedSender<Message>,
         publish: watch::Sender<Arc<Status>>,
     ) -> Self {
         Self {
             runtime,
+            policy,
             plan: Plan::new(limits),
-            budget,
+            sight,
             messages,
             publish,
-            begun: Instant::now(),
-            begun_at: Timestamp::now(),
+            clock: Clock::start(),
             callers: HashMap::new(),
+            tenants: HashMap::new(),
             instances: BTreeMap::new(),
             swaps: VecDeque::new(),
         }
@@ -95,22 +101,23 @@ impl Task {
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, shutdown: CancellationToken) {
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut budget_known = true;
+        let mut sees = true;
         let mut closing = false;
-        let budget = self.budget.borrow_and_update().clone();
-        self.event(Event::Budget(budget));
+        self.observe();
         while !self.plan.is_closed() {
-            self.publish.send_replace(Arc::new(self.status()));
-            let tick = self.plan.next_tick().map(|at| self.begun + at);
+            self.publish.send_replace(Arc::new(status(&self.plan, &self.instances, &self.swaps, &self.clock)));
+            if self.is_moving() {
+                self.sight.hurry();
+            }
+            let tick = self.plan.next_tick().map(|at| self.clock.begun + at);
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(message) => self.message(message),
                     None => return,
                 },
-                changed = self.budget.changed(), if budget_known => {
-                    budget_known = changed.is_ok();
-                    let budget = self.budget.borrow_and_update().clone();
-                    self.event(Event::Budget(budget));
+                changed = self.sight.changed(), if sees => {
+                    sees = changed;
+                    self.observe();
                 }
                 () = shutdown.cancelled(), if !closing => {
                     closing = true;
@@ -124,13 +131,33 @@ impl Task {
         }
     }
 
+    /// Whether memory of a card changes hands, so that what was last seen is soon not so.
+    fn is_moving(&self) -> bool {
+        let ledger = self.plan.ledger();
+        let moves = |state| !matches!(state, State::Ready | State::Resting(_));
+        let entries = ledger.entries.values();
+        !ledger.cards.is_empty()
+            && (self.plan.waiting().next().is_some()
+                || entries.filter(|entry| entry.variant().claim.on_cards() > 0).any(|entry| moves(entry.state)))
+    }
+
+    /// Tells the planner what there is now.
+    fn observe(&mut self) {
+        let seen = self.sight.latest();
+        let who = self.instances.iter().filter_map(|(id, known)| Some((*id, known.who.as_ref()?)));
+        let observed = seen.seen(self.clock.begun, who);
+        self.event(Event::Observed(observed));
+    }
+
     fn message(&mut self, message: Message) {
         match message {
             Message::Acquire { id, spec, reply } => {
                 self.note_ends();
                 let tenant = self.runtime.tenant(spec);
-                let want = want(&tenant);
-                self.callers.insert(id, Caller { tenant, reply });
+                let cards: Vec<&str> = self.plan.ledger().cards.keys().map(String::as_str).collect();
+                let want = Arc::new(self.policy.want(&tenant, &cards));
+                self.tenants.insert(want.model.clone(), tenant);
+                self.callers.insert(id, reply);
                 self.event(Event::Request { id, want });
             }
             Message::Loaded { instance, who, endpoint, exits } => {
@@ -139,8 +166,7 @@ impl Task {
                     let client = egress::internal(&endpoint.address);
                     known.serving = Some(Arc::new(Serving { endpoint, client, exits }));
                 }
-                self.remember_load(instance, None);
-                self.event(Event::Loaded(instance));
+                self.message(Message::Event(Event::Ready(instance)));
                 self.measure();
             }
             Message::Unload { model, gone } => {
@@ -151,25 +177,28 @@ impl Task {
             }
             Message::Event(event) => {
                 match &event {
-                    Event::Cancelled(request) => {
-                        self.callers.remove(request);
-                    }
+                    Event::Cancelled(request) => drop(self.callers.remove(request)),
+                    Event::Ready(instance) | Event::Rested(instance) => self.remember(*instance, None),
                     Event::Failed { instance, reason } => {
-                        self.remember_load(*instance, Some(reason.clone()));
+                        self.remember(*instance, Some(reason.clone()));
                         self.instances.remove(instance);
                     }
-                    Event::Exited { instance, reason } => {
-                        if let Some(known) = self.instances.remove(instance)
-                            && known.stop.is_some()
-                        {
-                            let model = &known.tenant.spec().name;
-                            tracing::error!(model, reason, "a tenant ended by itself; the next request loads it again");
-                        }
-                    }
+                    Event::Exited { instance, reason } => self.exited(*instance, reason),
                     _ => {}
                 }
                 self.event(event);
             }
+        }
+    }
+
+    fn exited(&mut self, instance: InstanceId, reason: &str) {
+        let waking = self.plan.ledger().entries.get(&instance).is_some_and(|entry| entry.state == State::Waking);
+        self.remember(instance, waking.then(|| reason.to_string()));
+        if let Some(known) = self.instances.remove(&instance)
+            && known.stop.is_some()
+        {
+            let model = &known.tenant.spec().name;
+            tracing::error!(model, reason, "a tenant ended by itself; the next request loads it again");
         }
     }
 
@@ -185,63 +214,85 @@ impl Task {
     }
 
     fn event(&mut self, event: Event) {
-        for effect in self.plan.handle(event, self.begun.elapsed()) {
+        for effect in self.plan.handle(event, self.clock.begun.elapsed()) {
             match effect {
                 Effect::Serve { request, instance } => self.serve(request, instance),
                 Effect::Refuse { request, refusal } => {
-                    if let Some(caller) = self.callers.remove(&request) {
-                        tracing::info!(model = caller.tenant.spec().name, %refusal, "a request was refused");
+                    if let Some(reply) = self.callers.remove(&request) {
+                        tracing::info!(%refusal, "a request was refused");
                         // A caller that is gone needs no answer.
-                        let _ = caller.reply.send(Err(refusal));
+                        let _ = reply.send(Err(refusal));
                     }
                 }
-                Effect::Start { instance, request, claim } => self.start(instance, request, claim),
+                Effect::Start { instance, want, variant } => self.start(instance, &want, variant),
+                Effect::Rest { instance, rung } => self.order(instance, Order::Rest(rung)),
+                Effect::Wake(instance) => self.order(instance, Order::Wake),
+                Effect::Ease { instance, rung } => self.order(instance, Order::Ease(rung)),
                 Effect::Stop(instance) => {
                     if let Some(known) = self.instances.get_mut(&instance) {
                         tracing::info!(model = known.tenant.spec().name, "unloading");
                         drop(known.stop.take());
                     }
                 }
+                Effect::Kill(instance) => {
+                    if let Some(known) = self.instances.get_mut(&instance) {
+                        tracing::warn!(model = known.tenant.spec().name, "it did not end in time and is killed");
+                        known.kill.cancel();
+                    }
+                }
             }
+        }
+    }
+
+    fn order(&mut self, instance: InstanceId, order: Order) {
+        if let Some(known) = self.instances.get(&instance) {
+            tracing::info!(model = known.tenant.spec().name, ?order, "a tenant is told");
+            // One that has just ended needs no orders.
+            let _ = known.orders.send(order);
         }
     }
 
     fn serve(&mut self, request: RequestId, instance: InstanceId) {
         let Some(messages) = self.messages.upgrade() else { return };
-        let caller = self.callers.remove(&request);
+        let reply = self.callers.remove(&request);
         let serving = self.instances.get(&instance).and_then(|known| known.serving.clone());
-        match (caller, serving) {
-            (Some(caller), Some(serving)) => {
+        match (reply, serving) {
+            (Some(reply), Some(serving)) => {
                 // A caller that is gone drops the lease, which releases it.
-                let _ = caller.reply.send(Ok(Lease { serving, instance, messages }));
+                let _ = reply.send(Ok(Lease { serving, instance, messages }));
             }
             // The planner counted a lease that nobody took.
             _ => drop(messages.send(Message::Event(Event::Released(instance)))),
         }
     }
 
-    fn start(&mut self, instance: InstanceId, request: RequestId, claim: Claim) {
-        let Some(caller) = self.callers.get(&request) else {
-            // Cannot be while the planner forgets a request before its caller is forgotten; but a claim without a
-            // tenant would be held for ever.
-            let failed = Event::Failed { instance, reason: "nobody waits for it any more".into() };
-            self.tell(Message::Event(failed));
+    fn start(&mut self, instance: InstanceId, want: &Want, variant: Variant) {
+        let tenant = self.tenants.get(&want.model).filter(|tenant| *tenant.spec().sha256 == *want.version).cloned();
+        let Some(tenant) = tenant else {
+            // What is to come back may have been replaced meanwhile; a claim without a tenant would be held for ever.
+            let failed = Event::Failed { instance, reason: "its file was replaced".into() };
+            if let Some(messages) = self.messages.upgrade() {
+                let _ = messages.send(Message::Event(failed));
+            }
             return;
         };
-        let tenant = caller.tenant.clone();
-        tracing::info!(model = tenant.spec().name, runtime = tenant.runtime(), %claim, "loading");
-        let stop = CancellationToken::new();
-        let run = run(instance, tenant.clone(), Grant { claim }, stop.clone(), self.messages.clone());
-        tokio::spawn(run);
+        tracing::info!(model = tenant.spec().name, setting = %variant.setting, claim = %variant.claim, "loading");
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let life = Life {
+            instance,
+            tenant: tenant.clone(),
+            grant: Grant { variant },
+            stop: stop.clone(),
+            kill: kill.clone(),
+            orders: inbox,
+            messages: self.messages.clone(),
+        };
+        tokio::spawn(life.live());
         let stop = Some(stop.drop_guard());
-        let known = Instance { tenant, stop, who: None, serving: None, measured_ram: None, gone: Vec::new() };
+        let gone = Vec::new();
+        let known = Instance { tenant, stop, kill, orders, who: None, serving: None, measured_ram: None, gone };
         self.instances.insert(instance, known);
-    }
-
-    fn tell(&self, message: Message) {
-        if let Some(messages) = self.messages.upgrade() {
-            let _ = messages.send(message);
-        }
     }
 
     fn measure(&mut self) {
@@ -252,109 +303,25 @@ impl Task {
         }
     }
 
-    fn remember_load(&mut self, instance: InstanceId, problem: Option<String>) {
+    /// Remembers that what an instance was told has come to its end.
+    fn remember(&mut self, instance: InstanceId, problem: Option<String>) {
         let Some(entry) = self.plan.ledger().entries.get(&instance) else { return };
-        if entry.state != State::Loading {
-            return;
-        }
-        let took = self.begun.elapsed().saturating_sub(entry.started);
+        let (kind, since) = match entry.state {
+            State::Loading => (SwapKind::Load, entry.started),
+            State::Waking => (SwapKind::Wake, entry.since),
+            State::Settling(Rung::Park) => (SwapKind::Park, entry.since),
+            State::Settling(_) => (SwapKind::Sleep, entry.since),
+            State::Stopping => (SwapKind::Stop, entry.since),
+            State::Ready | State::Resting(_) => return,
+        };
+        let took_ms = self.clock.begun.elapsed().saturating_sub(since).as_millis() as u64;
         let model = entry.want.model.to_string();
         match &problem {
-            None => tracing::info!(model, took_ms = took.as_millis(), "loaded"),
+            None => tracing::info!(model, took_ms, ?kind, "done"),
             Some(reason) => tracing::error!(model, reason, "a model could not be loaded"),
         }
-        self.swaps.push_front(Swap { at: Timestamp::now(), model, took_ms: took.as_millis() as u64, problem });
+        self.swaps.push_front(Swap { at: Timestamp::now(), model, kind, took_ms, problem });
         self.swaps.truncate(SWAPS);
-    }
-
-    fn status(&self) -> Status {
-        let ledger = self.plan.ledger();
-        let tenants = self.instances.iter().filter_map(|(id, instance)| {
-            let entry = ledger.entries.get(id)?;
-            let spec = instance.tenant.spec();
-            Some(TenantStatus {
-                model: spec.name.clone(),
-                runtime: instance.tenant.runtime().to_string(),
-                quant: spec.quantisation.clone(),
-                state: match entry.state {
-                    State::Loading => TenantState::Loading,
-                    State::Ready if entry.closed || entry.retired => TenantState::Draining,
-                    State::Ready => TenantState::Ready,
-                    State::Stopping => TenantState::Stopping,
-                },
-                predicted: instance.tenant.need(),
-                granted: entry.want.claim.clone(),
-                measured_ram: instance.measured_ram,
-                who: instance.who.clone(),
-                leases: entry.leases,
-                slots: entry.want.slots,
-                started: self.wall(entry.started),
-                idle_since: entry.is_idle().then(|| self.wall(entry.released)),
-            })
-        });
-        let mut waiting: Vec<Waiting> = Vec::new();
-        for waiter in self.plan.waiting() {
-            match waiting.iter_mut().find(|known| *known.model == *waiter.want.model) {
-                Some(known) => known.requests += 1,
-                None => waiting.push(Waiting {
-                    model: waiter.want.model.to_string(),
-                    requests: 1,
-                    since: self.wall(waiter.since),
-                }),
-            }
-        }
-        Status {
-            budget: ledger.budget.clone(),
-            held: ledger.held(&BTreeSet::new()),
-            tenants: tenants.collect(),
-            waiting,
-            swaps: self.swaps.iter().cloned().collect(),
-        }
-    }
-
-    fn wall(&self, at: Duration) -> Timestamp {
-        self.begun_at.checked_add(at).unwrap_or(self.begun_at)
-    }
-}
-
-/// The life of one instance: started, told, waited for or stopped, told.
-async fn run(
-    instance: InstanceId,
-    tenant: Tenant,
-    grant: Grant,
-    stop: CancellationToken,
-    messages: mpsc::WeakUnboundedSender<Message>,
-) {
-    let tell = |message| {
-        if let Some(messages) = messages.upgrade() {
-            // Without its loop nobody wants to know.
-            let _ = messages.send(message);
-        }
-    };
-    let failed = |reason: String| Message::Event(Event::Failed { instance, reason });
-    let mut running = match tenant.start(&grant, &stop).await {
-        Ok(running) => running,
-        Err(error @ (StartError::Stopped | StartError::Failed(_))) => return tell(failed(error.to_string())),
-    };
-    let Some(endpoint) = running.endpoint.clone() else {
-        running.stop().await;
-        return tell(failed("it started, but answers no requests".into()));
-    };
-    tell(Message::Loaded { instance, who: running.who.clone(), endpoint, exits: running.exits.clone() });
-    let exit = tokio::select! {
-        exit = running.exits.wait() => exit,
-        () = stop.cancelled() => running.stop().await,
-    };
-    tell(Message::Event(Event::Exited { instance, reason: exit.reason }));
-}
-
-fn want(tenant: &Tenant) -> Want {
-    let spec = tenant.spec();
-    Want {
-        model: spec.name.as_str().into(),
-        version: spec.sha256.as_str().into(),
-        claim: tenant.need(),
-        slots: tenant.slots(),
     }
 }
 

@@ -16,10 +16,35 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// No memory at all.
+    pub const NOTHING: Self = Self { vram: BTreeMap::new(), ram: 0, threads: 0 };
+
     /// Whether this much memory is there in `free`.
     pub fn fits(&self, free: &Claim) -> bool {
-        self.ram <= free.ram
-            && self.vram.iter().all(|(gpu, bytes)| *bytes <= free.vram.get(gpu).copied().unwrap_or_default())
+        self.ram <= free.ram && self.vram.iter().all(|(gpu, bytes)| *bytes <= free.on(gpu))
+    }
+
+    /// Whether this much memory is there in `budget` beside `others`. Only kinds of memory that this claim has count: who
+    /// wants none of a card does not mind that it is overdrawn.
+    pub fn fits_beside(&self, others: &Claim, budget: &Claim) -> bool {
+        let fits = |mine: u64, others: u64, budget: u64| mine == 0 || mine.saturating_add(others) <= budget;
+        fits(self.ram, others.ram, budget.ram)
+            && self.vram.iter().all(|(gpu, bytes)| fits(*bytes, others.on(gpu), budget.on(gpu)))
+    }
+
+    /// Bytes of the card `gpu`.
+    pub fn on(&self, gpu: &str) -> u64 {
+        self.vram.get(gpu).copied().unwrap_or_default()
+    }
+
+    /// Bytes of all cards.
+    pub fn on_cards(&self) -> u64 {
+        self.vram.values().sum()
+    }
+
+    /// Whether it is no memory at all.
+    pub fn is_nothing(&self) -> bool {
+        self.ram == 0 && self.on_cards() == 0
     }
 
     /// Adds `other`.
@@ -27,8 +52,10 @@ impl Claim {
         self.ram = self.ram.saturating_add(other.ram);
         self.threads = self.threads.saturating_add(other.threads);
         for (gpu, bytes) in &other.vram {
-            let mine = self.vram.entry(gpu.clone()).or_default();
-            *mine = mine.saturating_add(*bytes);
+            match self.vram.get_mut(gpu) {
+                Some(mine) => *mine = mine.saturating_add(*bytes),
+                None => drop(self.vram.insert(gpu.clone(), *bytes)),
+            }
         }
     }
 
@@ -70,6 +97,18 @@ mod tests {
         check(claim(1, &[("a", 3)]), claim(5, &[("a", 3), ("b", 0)]), true);
         check(claim(1, &[("a", 3), ("b", 1)]), claim(5, &[("a", 3), ("b", 0)]), false);
         check(claim(1, &[("gone", 1)]), claim(5, &[]), false);
+    }
+
+    #[test]
+    fn fits_beside_others_in_what_it_asks_for() {
+        let others = claim(4, &[("a", 9)]);
+        let budget = claim(5, &[("a", 8), ("b", 2)]);
+        let check = |need: Claim, expected| assert_eq!(need.fits_beside(&others, &budget), expected, "{need}");
+        check(claim(1, &[]), true);
+        check(claim(2, &[]), false);
+        check(claim(0, &[("a", 1)]), false);
+        check(claim(1, &[("a", 0), ("b", 2)]), true);
+        check(claim(1, &[("c", 1)]), false);
     }
 
     #[test]

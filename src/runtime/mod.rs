@@ -7,14 +7,17 @@
 mod claim;
 pub mod fake;
 pub mod native;
+mod variant;
 
 pub use claim::Claim;
+pub use variant::{Rest, Setting, Variant};
 
 use crate::config::Config;
 use crate::egress::Address;
 use crate::models::ModelSpec;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -60,35 +63,34 @@ impl Tenant {
         }
     }
 
-    /// The kind of runtime, as responses disclose it.
-    pub fn runtime(&self) -> &'static str {
+    /// The kind of runtime, as responses disclose it, where it runs as `setting` says.
+    pub fn runtime(&self, setting: &Setting) -> &'static str {
         match self {
-            Self::Native(_) => native::NAME,
+            Self::Native(_) => native::name(setting),
             Self::Fake(_) => fake::NAME,
         }
     }
 
-    /// What it will occupy, predicted before it starts.
-    pub fn need(&self) -> Claim {
+    /// The ways in which it can run on a machine with `cards` (UUIDs), the best first, each with what it will occupy,
+    /// predicted before it starts. There is at least one.
+    pub fn variants(&self, cards: &[&str]) -> Vec<Variant> {
         match self {
-            Self::Native(worker) => worker.need(),
-            Self::Fake(double) => double.need(),
+            Self::Native(worker) => worker.variants(cards),
+            Self::Fake(double) => double.variants(),
         }
     }
 
-    /// Requests that it answers at once.
-    pub fn slots(&self) -> usize {
-        match self {
-            Self::Native(worker) => worker.slots(),
-            Self::Fake(double) => double.slots(),
-        }
-    }
-
-    /// How it gives memory back, gentlest first.
+    /// How it gives memory back when it holds more than it may, gentlest first.
     pub fn rungs(&self) -> &'static [Rung] {
         match self {
-            Self::Native(_) | Self::Fake(_) => &[Rung::Stop, Rung::Kill],
+            Self::Native(_) => &[Rung::Stop, Rung::Kill],
+            Self::Fake(double) => double.rungs(),
         }
+    }
+
+    /// How long its start takes, guessed from the size of its file: a slow disk's pace.
+    pub fn cost(&self) -> Duration {
+        Duration::from_millis(200) + Duration::from_secs_f64(self.spec().bytes as f64 / 1e9)
     }
 
     /// Starts it once, within `grant`. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
@@ -99,7 +101,7 @@ impl Tenant {
     pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
         match self {
             Self::Native(worker) => worker.start(grant, stop).await,
-            Self::Fake(double) => double.start(stop).await,
+            Self::Fake(double) => double.start(grant, stop).await,
         }
     }
 }
@@ -107,8 +109,8 @@ impl Tenant {
 /// What a tenant may occupy: the ledger holds this much for it from before its start until its exit is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// The cap.
-    pub claim: Claim,
+    /// How it runs; the claim in it is the cap.
+    pub variant: Variant,
 }
 
 /// A tenant that runs.
@@ -120,19 +122,64 @@ pub struct Running {
     pub exits: ExitWatch,
     /// Where it answers; none for what answers no requests.
     pub endpoint: Option<Endpoint>,
+    control: Control,
     stop: CancellationToken,
+    kill: CancellationToken,
+}
+
+/// What can be asked of a tenant that runs, besides to stop.
+#[derive(Debug)]
+pub enum Control {
+    /// Nothing.
+    None,
+    /// A double's.
+    Fake(fake::Controls),
 }
 
 impl Running {
-    /// A running tenant; cancelling `stop` must lead to its exit.
-    pub fn new(who: Attribution, exits: ExitWatch, endpoint: Option<Endpoint>, stop: CancellationToken) -> Self {
-        Self { who, exits, endpoint, stop }
+    /// A running tenant; cancelling `stop` must lead to its exit, cancelling `kill` to its exit at once.
+    pub fn new(
+        who: Attribution,
+        exits: ExitWatch,
+        endpoint: Option<Endpoint>,
+        control: Control,
+        stop: CancellationToken,
+        kill: CancellationToken,
+    ) -> Self {
+        Self { who, exits, endpoint, control, stop, kill }
     }
 
     /// Asks it to stop, by force after its grace, and returns when it is gone.
     pub async fn stop(&mut self) -> Exit {
         self.stop.cancel();
         self.exits.wait().await
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// Lets it rest, or give back what it can; see [`Rung`]. Returns when it has.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub async fn take(&self, rung: Rung) -> Result<(), String> {
+        match &self.control {
+            Control::None => Err("it cannot".into()),
+            Control::Fake(controls) => controls.take(rung).await,
+        }
+    }
+
+    /// Wakes it from its rest.
+    ///
+    /// # Errors
+    /// Why it does not answer.
+    pub async fn wake(&self) -> Result<(), String> {
+        match &self.control {
+            Control::None => Err("it does not rest".into()),
+            Control::Fake(controls) => controls.wake().await,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A worker's memory comes back by its exit, and a bad model file kills only the worker. No worker outlives its
 //! daemon: it ends when the pipe that is its stdin closes, or its parent ends.
 
-use super::{Attribution, Claim, Endpoint, Exit, ExitWatch, Grant, Running, StartError};
+use super::{Attribution, Claim, Control, Endpoint, Exit, ExitWatch, Grant, Running, Setting, StartError, Variant};
 use crate::config::{Bytes, Config};
 use crate::egress::Address;
 use crate::models::ModelSpec;
@@ -21,7 +21,12 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 /// The runtime's name, as responses disclose it.
-pub const NAME: &str = "native-cpu";
+pub fn name(setting: &Setting) -> &'static str {
+    match setting.gpu {
+        Some(_) => "native-cuda",
+        None => "native-cpu",
+    }
+}
 
 /// A worker that is not ready after this long hangs: the largest file that fits a NAS's memory is read in less.
 const START_WITHIN: Duration = Duration::from_secs(300);
@@ -86,18 +91,15 @@ impl Worker {
         &self.spec
     }
 
-    /// What it will occupy: weights, keys and values of all its slots, and what computing takes.
-    pub fn need(&self) -> Claim {
-        Claim {
+    /// How it can run, and what it will occupy: weights, keys and values of all its slots, and what computing takes.
+    pub fn variants(&self, _cards: &[&str]) -> Vec<Variant> {
+        let claim = Claim {
             ram: self.spec.memory(self.native.context, self.native.slots),
             threads: self.native.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             ..Claim::default()
-        }
-    }
-
-    /// Requests that it answers at once.
-    pub fn slots(&self) -> usize {
-        self.native.slots
+        };
+        let setting = Setting { gpu: None, context: self.context(), kv: None };
+        vec![Variant { setting, claim, slots: self.native.slots, rests: Vec::new() }]
     }
 
     /// Tokens that one conversation may hold.
@@ -109,7 +111,7 @@ impl Worker {
     ///
     /// # Errors
     /// What the worker said last.
-    pub async fn start(&self, _grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
+    pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
         let failed = |what: &str, error: io::Error| StartError::Failed(format!("{what}: {error}"));
         let run_dir = &self.native.run_dir;
         std::fs::create_dir_all(run_dir)
@@ -123,7 +125,7 @@ impl Worker {
             return Err(StartError::Failed("cannot start a worker: it has no pipes".into()));
         };
         let (exit, mut exits) = ExitWatch::channel();
-        let asked = CancellationToken::new();
+        let (asked, killed) = (CancellationToken::new(), CancellationToken::new());
         // A start that is dropped half-way leaves nothing behind.
         let unless_ready = asked.clone().drop_guard();
         let attendant = Attendant {
@@ -131,6 +133,7 @@ impl Worker {
             socket: socket.clone(),
             grace: self.native.grace,
             asked: asked.clone(),
+            killed: killed.clone(),
         };
         tokio::spawn(async move { exit.send_replace(Some(attendant.attend(child, stderr).await)) });
 
@@ -151,11 +154,11 @@ impl Worker {
         let endpoint = Endpoint {
             address: Address::Unix(socket),
             model: self.spec.name.clone(),
-            runtime: NAME,
-            context: self.context(),
+            runtime: name(&grant.variant.setting),
+            context: grant.variant.setting.context,
             quant: self.spec.quantisation.clone(),
         };
-        Ok(Running::new(Attribution::Process(pid), exits, Some(endpoint), asked))
+        Ok(Running::new(Attribution::Process(pid), exits, Some(endpoint), Control::None, asked, killed))
     }
 
     fn command(&self, socket: &Path) -> Command {
@@ -170,7 +173,7 @@ impl Worker {
             .arg(listen)
             .args(["--name", &self.spec.name])
             .args(["--ctx", &self.context().to_string()])
-            .args(["--slots", &self.slots().to_string()]);
+            .args(["--slots", &self.native.slots.to_string()]);
         if let Some(threads) = self.native.threads {
             command.args(["--threads", &threads.to_string()]);
         }
@@ -195,6 +198,7 @@ struct Attendant {
     socket: PathBuf,
     grace: Duration,
     asked: CancellationToken,
+    killed: CancellationToken,
 }
 
 impl Attendant {
@@ -209,15 +213,24 @@ impl Attendant {
             () = self.asked.cancelled() => {
                 drop(stdin);
                 terminate(&child);
-                match tokio::time::timeout(self.grace, child.wait()).await {
-                    Ok(status) => status,
-                    Err(_) => {
-                        tracing::warn!(model = self.model, "a worker did not end within {:?} and is killed", self.grace);
+                let in_time = tokio::select! {
+                    status = child.wait() => Some(status),
+                    () = tokio::time::sleep(self.grace) => None,
+                    () = self.killed.cancelled() => None,
+                };
+                match in_time {
+                    Some(status) => status,
+                    None => {
+                        tracing::warn!(model = self.model, "a worker did not end in time and is killed");
                         // Fails only when it has ended by now.
                         let _ = child.start_kill();
                         child.wait().await
                     }
                 }
+            }
+            () = self.killed.cancelled() => {
+                let _ = child.start_kill();
+                child.wait().await
             }
         };
         // Whoever inherited its stderr may hold the pipe open; its own last words are in it already.
@@ -279,7 +292,12 @@ mod tests {
     }
 
     async fn start(worker: &Worker) -> Result<Running, StartError> {
-        worker.start(&Grant { claim: Claim::default() }, &CancellationToken::new()).await
+        worker.start(&grant(), &CancellationToken::new()).await
+    }
+
+    fn grant() -> Grant {
+        let setting = Setting { gpu: None, context: 4096, kv: None };
+        Grant { variant: Variant { setting, claim: Claim::default(), slots: 1, rests: Vec::new() } }
     }
 
     fn is_alive(running: &Running) -> bool {
@@ -328,7 +346,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         let worker = worker(dir.path(), "hangs");
-        let grant = Grant { claim: Claim::default() };
+        let grant = grant();
         let (result, ()) = tokio::join!(worker.start(&grant, &stop), async { stop.cancel() });
         assert_eq!(result.unwrap_err(), StartError::Stopped);
     }

@@ -149,7 +149,12 @@ impl Work {
             for order in first.into_iter().chain(inbox.try_iter()) {
                 match order {
                     Order::Answer(sequence) => batcher.submit(*sequence),
-                    Order::End => return cache.finish(PARTING),
+                    Order::End => {
+                        // Whoever waits for an answer learns by the end of the connection that none comes, as when a
+                        // worker is killed: what has ended it is known to the daemon, not here.
+                        std::mem::forget(batcher);
+                        return cache.finish(PARTING);
+                    }
                 }
             }
             let begun = Instant::now();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sovereign::models::ModelSpec;
-use sovereign::placement::{Lease, Limits, Placement, Refusal, TenantState};
+use sovereign::placement::{Lease, Limits, Observation, Placement, Policy, Refusal, Sight, TenantState};
 use sovereign::runtime::fake::{Fake, Script};
 use sovereign::runtime::{Claim, Runtime};
 use std::sync::Arc;
@@ -12,16 +12,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const BUDGET: u64 = 10;
-const LIMITS: Limits =
-    Limits { keep_alive: Duration::from_secs(60), max_wait: Duration::from_secs(20), max_queue: 100 };
 const SOON: Duration = Duration::from_secs(10);
+
+fn limits() -> Limits {
+    let (keep_alive, max_wait) = (Duration::from_secs(60), Duration::from_secs(20));
+    Limits { keep_alive, max_wait, max_queue: 100, ..Limits::default() }
+}
 
 /// Placement over the double.
 struct House {
     fake: Fake,
     placement: Placement,
     shutdown: CancellationToken,
-    _budget: watch::Sender<Claim>,
+    _budget: watch::Sender<Arc<Observation>>,
 }
 
 impl House {
@@ -32,8 +35,10 @@ impl House {
             fake.script(model, Script { pieces: vec![(*model).to_string()], ..script.clone() });
         }
         let shutdown = CancellationToken::new();
-        let (budget, watched) = watch::channel(Claim { ram: BUDGET, threads: 4, ..Claim::default() });
-        let placement = Placement::with_runtime(Runtime::Fake(fake.clone()), limits, watched, shutdown.clone());
+        let claim = Claim { ram: BUDGET, threads: 4, ..Claim::default() };
+        let (budget, watched) = watch::channel(Arc::new(Observation::fixed(&claim)));
+        let (runtime, sight) = (Runtime::Fake(fake.clone()), Sight::with(watched));
+        let placement = Placement::with_runtime(runtime, Policy::default(), limits, sight, shutdown.clone());
         Self { fake, placement, shutdown, _budget: budget }
     }
 
@@ -85,7 +90,7 @@ async fn ask(lease: &Lease) -> String {
 
 #[tokio::test]
 async fn two_models_share_room_for_one_under_concurrent_requests() {
-    let house = Arc::new(House::new(LIMITS, &[("a", half_and_more()), ("b", half_and_more())]));
+    let house = Arc::new(House::new(limits(), &[("a", half_and_more()), ("b", half_and_more())]));
     let mut callers = JoinSet::new();
     for caller in 0..8_u32 {
         let house = house.clone();
@@ -113,7 +118,7 @@ async fn two_models_share_room_for_one_under_concurrent_requests() {
 
 #[tokio::test]
 async fn a_caller_that_stops_waiting_is_forgotten() {
-    let house = House::new(LIMITS, &[("a", half_and_more()), ("b", half_and_more())]);
+    let house = House::new(limits(), &[("a", half_and_more()), ("b", half_and_more())]);
     let lease = house.acquire("a").await.unwrap();
     {
         let waits = house.acquire("b");
@@ -136,7 +141,7 @@ async fn a_caller_that_stops_waiting_is_forgotten() {
 async fn whoever_saw_an_end_is_not_sent_there_again() {
     // The end reaches callers and the loop at the same time: in some rounds callers are the first.
     for round in 0..200 {
-        let house = House::new(LIMITS, &[("a", Script { load: Duration::ZERO, ..half_and_more() })]);
+        let house = House::new(limits(), &[("a", Script { load: Duration::ZERO, ..half_and_more() })]);
         let lease = house.acquire("a").await.unwrap();
         house.fake.crash("a");
         lease.ended(SOON).await.expect("it ends");
@@ -150,7 +155,7 @@ async fn whoever_saw_an_end_is_not_sent_there_again() {
 async fn why_a_model_does_not_load_reaches_the_caller() {
     let reason = "tensor blk.3.attn_q.weight lies beyond the end of the file";
     let broken = Script { failure: Some(reason.into()), ..half_and_more() };
-    let house = House::new(LIMITS, &[("broken", broken), ("a", half_and_more())]);
+    let house = House::new(limits(), &[("broken", broken), ("a", half_and_more())]);
     let refusal = house.acquire("broken").await.unwrap_err();
     assert!(refusal.to_string().contains(reason), "{refusal}");
     // Its claim is free again.
@@ -162,7 +167,7 @@ async fn why_a_model_does_not_load_reaches_the_caller() {
 
 #[tokio::test]
 async fn a_crash_frees_the_claim_and_the_next_request_loads_again() {
-    let house = House::new(LIMITS, &[("a", half_and_more())]);
+    let house = House::new(limits(), &[("a", half_and_more())]);
     let lease = house.acquire("a").await.unwrap();
     house.fake.crash("a");
     assert!(lease.ended(SOON).await.is_some());
@@ -175,7 +180,7 @@ async fn a_crash_frees_the_claim_and_the_next_request_loads_again() {
 
 #[tokio::test]
 async fn an_idle_model_is_unloaded() {
-    let limits = Limits { keep_alive: Duration::ZERO, ..LIMITS };
+    let limits = Limits { keep_alive: Duration::ZERO, ..limits() };
     let house = House::new(limits, &[("a", half_and_more())]);
     let lease = house.acquire("a").await.unwrap();
     assert_eq!(house.placement.status().borrow().tenants.len(), 1);
@@ -185,7 +190,7 @@ async fn an_idle_model_is_unloaded() {
 
 #[tokio::test]
 async fn unload_returns_when_the_last_lease_is_back() {
-    let house = House::new(LIMITS, &[("a", half_and_more())]);
+    let house = House::new(limits(), &[("a", half_and_more())]);
     let lease = house.acquire("a").await.unwrap();
     let unload = house.placement.unload("a");
     tokio::pin!(unload);
@@ -203,7 +208,7 @@ async fn unload_returns_when_the_last_lease_is_back() {
 #[tokio::test]
 async fn a_shutdown_ends_every_tenant_and_refuses_the_rest() {
     let slow = Script { load: Duration::from_secs(3600), ..half_and_more() };
-    let house = House::new(LIMITS, &[("a", Script { ram: 4, ..half_and_more() }), ("slow", slow)]);
+    let house = House::new(limits(), &[("a", Script { ram: 4, ..half_and_more() }), ("slow", slow)]);
     let lease = house.acquire("a").await.unwrap();
     let waits = house.acquire("slow");
     tokio::pin!(waits);
@@ -221,7 +226,7 @@ async fn a_shutdown_ends_every_tenant_and_refuses_the_rest() {
 #[tokio::test]
 async fn a_start_that_nobody_waits_for_any_more_may_finish_or_be_given_up() {
     let slow = Script { load: Duration::from_secs(3600), ..half_and_more() };
-    let house = House::new(LIMITS, &[("slow", slow)]);
+    let house = House::new(limits(), &[("slow", slow)]);
     {
         let waits = house.acquire("slow");
         tokio::pin!(waits);
@@ -237,7 +242,7 @@ async fn a_start_that_nobody_waits_for_any_more_may_finish_or_be_given_up() {
 #[tokio::test]
 async fn a_dropped_answer_ends_the_request_at_the_runtime() {
     let endless = Script { pause: Duration::from_secs(3600), ..half_and_more() };
-    let house = House::new(LIMITS, &[("a", endless)]);
+    let house = House::new(limits(), &[("a", endless)]);
     let lease = house.acquire("a").await.unwrap();
     let url = lease.endpoint().address.url("/v1/chat/completions");
     let body = json!({"stream": true}).to_string();

@@ -146,15 +146,24 @@ impl Tenant {
             TenantState::Ready if tenant.leases > 0 => ("busy", "Answering"),
             TenantState::Ready => ("good", "Idle"),
             TenantState::Draining => ("busy", "Finishing"),
+            TenantState::Settling => ("busy", "Going to rest"),
+            TenantState::Asleep => ("good", "Asleep"),
+            TenantState::Parked => ("good", "Parked"),
+            TenantState::Waking => ("busy", "Waking"),
             TenantState::Stopping => ("busy", "Unloading"),
         };
+        let on_cards = tenant.measured_vram.values().sum::<u64>();
         Self {
             model: tenant.model.clone(),
             runtime: format!("{} · {}", tenant.runtime, tenant.quant),
             class,
             state,
             predicted: words::claim(&tenant.predicted),
-            measured: tenant.measured_ram.map_or("–".into(), words::size),
+            measured: match (tenant.predicted.on_cards(), tenant.measured_ram) {
+                (0, None) => "–".into(),
+                (0, Some(bytes)) => words::size(bytes),
+                _ => words::size(on_cards),
+            },
             requests: format!("{} of {}", tenant.leases, tenant.slots),
         }
     }
@@ -163,11 +172,10 @@ impl Tenant {
 /// What is held of what there is.
 fn budget(placement: &Status) -> String {
     let Status { budget, held, .. } = placement;
-    let on_cards = |claim: &Claim| -> u64 { claim.vram.values().sum() };
     let host = format!("{} of {} of host memory", words::size(held.ram), words::size(budget.ram));
-    match on_cards(budget) {
+    match budget.on_cards() {
         0 => format!("{host} held"),
-        vram => format!("{} of {} of the card and {host} held", words::size(on_cards(held)), words::size(vram)),
+        vram => format!("{} of {} of the card and {host} held", words::size(held.on_cards()), words::size(vram)),
     }
 }
 
@@ -267,6 +275,9 @@ mod tests {
             runtime: "native".into(),
             quant: "Q4_K_M".into(),
             state,
+            setting: crate::runtime::Setting::default(),
+            pinned: false,
+            measured_vram: std::collections::BTreeMap::new(),
             predicted: Claim { ram: 3 << 29, ..Claim::default() },
             granted: Claim::default(),
             measured_ram: None,
@@ -305,6 +316,7 @@ mod tests {
         let swap = |seconds: i64, problem: Option<&str>| Swap {
             at: Timestamp::from_second(seconds).unwrap(),
             model: "gemma".into(),
+            kind: crate::placement::SwapKind::Load,
             took_ms: 1,
             problem: problem.map(Into::into),
         };

@@ -257,6 +257,15 @@ fn refused(error: models::Error) -> Error {
     Error::Refused(status, error.to_string())
 }
 
+/// What a model will occupy, the best way of running it that there is room for.
+fn need(app: &App, spec: &ModelSpec) -> Claim {
+    let budget = app.placement.status().borrow().budget.clone();
+    let cards: Vec<&str> = budget.vram.keys().map(String::as_str).collect();
+    let variants = app.runtime.tenant(spec.clone().into()).variants(&cards);
+    let best = variants.iter().find(|variant| variant.claim.fits(&budget)).or(variants.last());
+    best.map(|variant| variant.claim.clone()).unwrap_or_default()
+}
+
 fn live(app: &App, csrf: &str) -> String {
     let now = Now {
         installed: &app.models.installed().borrow().clone(),
@@ -265,7 +274,7 @@ fn live(app: &App, csrf: &str) -> String {
         free: app.models.free_space(),
         budget: &app.placement.status().borrow().budget.clone(),
     };
-    fragment(&Live::of(&now, |spec| app.runtime.tenant(spec.clone().into()).need(), csrf))
+    fragment(&Live::of(&now, |spec| need(app, spec), csrf))
 }
 
 #[cfg(test)]
