@@ -3,9 +3,13 @@
 use super::card::Card;
 use super::event::{InstanceId, Observed, RequestId, Want};
 use crate::runtime::{Claim, Rung, Variant};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// No memory at all.
+pub static NOTHING: Claim = Claim { vram: BTreeMap::new(), ram: 0, threads: 0 };
 
 /// Everything that holds memory, from before its start until its exit is known.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +35,8 @@ pub struct Entry {
     pub state: State,
     /// Since when.
     pub since: Duration,
+    /// How it rests, or rested until it was told to rest more deeply or to stop.
+    pub rested: Option<Rung>,
     /// Requests being answered.
     pub leases: usize,
     /// When its start began.
@@ -103,6 +109,7 @@ impl Entry {
             variant,
             state: State::Loading,
             since: now,
+            rested: None,
             leases: 0,
             started: now,
             granted: now,
@@ -131,38 +138,38 @@ impl Entry {
     }
 
     /// What it may occupy in the state in which it is.
-    pub fn grant(&self) -> Claim {
-        match self.state {
-            State::Resting(rung) => self.residue(rung),
-            _ => self.variant().claim.clone(),
+    pub fn grant(&self) -> &Claim {
+        match self.rested {
+            Some(rung) => self.residue(rung),
+            None => &self.variant().claim,
         }
     }
 
     /// What it occupies, as far as that is known: its grant, and what it was seen to hold beyond.
-    pub fn held(&self) -> Claim {
-        let mut held = self.grant();
+    pub fn held(&self) -> Cow<'_, Claim> {
+        let mut held = Cow::Borrowed(self.grant());
         for (gpu, measured) in &self.measured {
-            if let Some(granted) = held.vram.get_mut(gpu) {
-                *granted = (*granted).max(*measured);
+            if *measured > held.on(gpu) && held.vram.contains_key(gpu) {
+                held.to_mut().vram.insert(gpu.clone(), *measured);
             }
         }
         held
     }
 
     /// What it will occupy once it has done what it was told.
-    pub fn soon(&self) -> Claim {
+    pub fn soon(&self) -> Cow<'_, Claim> {
         match self.state {
-            State::Settling(rung) => self.residue(rung),
-            State::Stopping => Claim::default(),
-            _ if self.retired => Claim::default(),
+            State::Settling(rung) => Cow::Borrowed(self.residue(rung)),
+            State::Stopping => Cow::Borrowed(&NOTHING),
+            _ if self.retired => Cow::Borrowed(&NOTHING),
             _ => self.held(),
         }
     }
 
     /// What it occupies while it rests so.
-    pub fn residue(&self, rung: Rung) -> Claim {
+    pub fn residue(&self, rung: Rung) -> &Claim {
         let rest = self.variant().rests.iter().find(|rest| rest.rung == rung);
-        rest.map_or_else(Claim::default, |rest| rest.residue.clone())
+        rest.map_or(&NOTHING, |rest| &rest.residue)
     }
 
     /// Whether nobody uses it, so that it could be stopped at once.
@@ -240,7 +247,9 @@ impl Ledger {
         for (gpu, seen) in cards {
             let mut ours = 0_u64;
             for (id, entry) in &mut self.entries {
-                let bytes = seen.measured.get(id).copied();
+                // What was seen before it came to rest says nothing about its rest.
+                let fresh = !matches!(entry.state, State::Resting(_)) || *taken > entry.since;
+                let bytes = seen.measured.get(id).copied().filter(|_| fresh);
                 match bytes {
                     Some(bytes) => drop(entry.measured.insert(gpu.clone(), bytes)),
                     None => drop(entry.measured.remove(gpu)),
@@ -274,7 +283,7 @@ impl Ledger {
 }
 
 /// All together.
-pub fn sum(claims: impl Iterator<Item = Claim>) -> Claim {
+pub fn sum<'a>(claims: impl Iterator<Item = Cow<'a, Claim>>) -> Claim {
     let mut sum = Claim::default();
     claims.for_each(|claim| sum.add(&claim));
     sum

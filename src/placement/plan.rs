@@ -16,12 +16,13 @@ pub use limits::Limits;
 
 use super::Refusal;
 use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
-use super::ledger::{Entry, Ledger, State, sum};
+use super::ledger::{Entry, Ledger, NOTHING, State, sum};
 use super::queue::{Queue, Waiter};
 use super::record::{Record, Records};
 use super::room::{Room, Way};
 use crate::runtime::{Claim, Variant};
 use decide::Decision;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,8 +225,9 @@ impl Plan {
     fn rested(&mut self, id: InstanceId, now: Duration) {
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
         if let State::Settling(rung) = entry.state {
-            let claim = entry.held();
+            let claim = entry.held().into_owned();
             entry.enter(State::Resting(rung), now);
+            entry.rested = Some(rung);
             entry.measured.clear();
             self.ledger.gave_back(&claim, now);
         }
@@ -258,7 +260,7 @@ impl Plan {
                     for (id, way) in &evict {
                         let Some(entry) = self.ledger.entries.get(id) else { continue };
                         pass.soon.take(&entry.soon());
-                        pass.soon.add(&entry.after(*way));
+                        pass.soon.add(entry.after(*way));
                         pass.spoken.insert(*id);
                     }
                     self.load(&waiter.want, variant, &mut pass, effects);
@@ -343,8 +345,8 @@ impl Plan {
     fn load(&mut self, want: &Arc<Want>, variant: usize, pass: &mut Pass, effects: &mut Vec<Effect>) {
         let rests = pass.live.get(&want.model).copied();
         let more = self.more(want, variant, rests);
-        let fits = more.fits_beside(&self.ledger.held(), &self.ledger.budget())
-            && more.fits_beside(&pass.soon, &pass.steady)
+        let fits = more.fits_beside(&pass.soon, &pass.steady)
+            && more.fits_beside(&self.ledger.held(), &self.ledger.budget())
             && self.ledger.is_settled(&more);
         pass.soon.add(&more);
         if !fits {
@@ -356,6 +358,7 @@ impl Plan {
             && let Some(entry) = self.ledger.entries.get_mut(&id)
         {
             entry.enter(State::Waking, pass.now);
+            entry.rested = None;
             entry.displaced = displaced;
             effects.push(Effect::Wake(id));
             return;
@@ -369,14 +372,14 @@ impl Plan {
     }
 
     /// What `variant` of `want` takes beyond what its resting instance holds.
-    fn more(&self, want: &Want, variant: usize, rests: Option<InstanceId>) -> Claim {
+    fn more<'a>(&self, want: &'a Want, variant: usize, rests: Option<InstanceId>) -> Cow<'a, Claim> {
         match rests.and_then(|id| self.ledger.entries.get(&id)) {
             Some(entry) => {
                 let mut more = entry.variant().claim.clone();
                 more.take(&entry.soon());
-                more
+                Cow::Owned(more)
             }
-            None => want.variants[variant].claim.clone(),
+            None => Cow::Borrowed(&want.variants[variant].claim),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What goes to make room, and how far.
 
 use super::event::{InstanceId, ModelName};
-use super::ledger::{Entry, Ledger, State};
+use super::ledger::{Entry, Ledger, NOTHING, State};
 use super::plan::Limits;
 use crate::runtime::{Claim, Rung};
 use std::cmp::Ordering;
@@ -64,8 +64,8 @@ impl Room {
             id,
             busy: !entry.is_idle(),
             embeds: entry.want.embeds,
-            holds: entry.held(),
-            ways: ways(entry, for_rests).into_iter().map(|way| (way, entry.after(way))).collect(),
+            holds: entry.held().into_owned(),
+            ways: ways(entry, for_rests).into_iter().map(|way| (way, entry.after(way).clone())).collect(),
         };
         Self { candidates: sorted.into_iter().map(candidate).collect() }
     }
@@ -138,10 +138,10 @@ impl Candidate {
 
 impl Entry {
     /// What it holds once it has gone that way.
-    pub fn after(&self, way: Way) -> Claim {
+    pub fn after(&self, way: Way) -> &Claim {
         match way {
             Way::Rest(rung) => self.residue(rung),
-            Way::End => Claim::default(),
+            Way::End => &NOTHING,
         }
     }
 }

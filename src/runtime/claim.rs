@@ -16,9 +16,6 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// No memory at all.
-    pub const NOTHING: Self = Self { vram: BTreeMap::new(), ram: 0, threads: 0 };
-
     /// Whether this much memory is there in `free`.
     pub fn fits(&self, free: &Claim) -> bool {
         self.ram <= free.ram && self.vram.iter().all(|(gpu, bytes)| *bytes <= free.on(gpu))

@@ -133,7 +133,7 @@ pub enum Control {
     /// Nothing.
     None,
     /// A double's.
-    Fake(fake::Controls),
+    Fake(Box<fake::Controls>),
 }
 
 impl Running {

@@ -15,6 +15,7 @@ mod parity;
 mod placement;
 mod stacks;
 mod tiny;
+mod turmoil;
 mod web;
 mod worker;
 

@@ -54,7 +54,8 @@ impl House {
     }
 }
 
-fn spec(model: &str) -> Arc<ModelSpec> {
+/// A model that only the double serves.
+pub fn spec(model: &str) -> Arc<ModelSpec> {
     Arc::new(ModelSpec {
         name: model.into(),
         aliases: Vec::new(),

@@ -50,7 +50,7 @@ impl Plan {
                 }
                 match self.choose(want, pass) {
                     Ok(variant) => variant,
-                    Err(decision) => return decision,
+                    Err(decision) => return *decision,
                 }
             }
         };
@@ -75,7 +75,7 @@ impl Plan {
     }
 
     /// The best variant for which there could be room, now or later.
-    fn choose(&self, want: &Want, pass: &Pass) -> Result<usize, Decision> {
+    fn choose(&self, want: &Want, pass: &Pass) -> Result<usize, Box<Decision>> {
         let reduced = self.reduced.get(&want.model).filter(|reduced| pass.now < reduced.until);
         let from = reduced.map_or(0, |reduced| reduced.variant).min(want.variants.len().saturating_sub(1));
         let mut beside = pass.pinned.clone();
@@ -90,20 +90,21 @@ impl Plan {
         let model = want.model.to_string();
         let need = self.least(want).clone();
         if !need.fits(&self.ledger.steady()) {
-            return Err(Decision::Refuse(Refusal::TooLarge { model, need, budget: self.ledger.steady() }));
+            let refusal = Refusal::TooLarge { model, need, budget: self.ledger.steady() };
+            return Err(Box::new(Decision::Refuse(refusal)));
         }
         if want.embeds {
-            return Err(Decision::Wait);
+            return Err(Box::new(Decision::Wait));
         }
         let pinned = self.ledger.entries.values().filter(|entry| entry.want.pinned && !entry.is_going());
         let pinned = pinned.map(|entry| entry.want.model.to_string()).collect::<Vec<_>>().join(", ");
         let budget = self.ledger.steady();
-        Err(Decision::Refuse(Refusal::Pinned { model, need, pinned, budget }))
+        Err(Box::new(Decision::Refuse(Refusal::Pinned { model, need, pinned, budget })))
     }
 
     /// What the smallest variant takes.
     fn least<'a>(&self, want: &'a Want) -> &'a Claim {
-        want.variants.last().map_or(const { &Claim::NOTHING }, |variant| &variant.claim)
+        want.variants.last().map_or(&NOTHING, |variant| &variant.claim)
     }
 
     /// How long a request for one model leaves busy ones in peace: a swap that pays for itself only if many requests

@@ -37,12 +37,17 @@ impl Plan {
 
     /// Makes room for others, who use so much of a card, or for a budget that has shrunk.
     pub(super) fn relieve(&mut self, pass: &mut Pass, effects: &mut Vec<Effect>) {
-        if pass.soon.fits(&pass.steady) {
+        let mut steady = pass.steady.clone();
+        // What is missing may be back at the next reading; if it is not, it is lost.
+        for (gpu, _) in self.ledger.cards.iter().filter(|(_, card)| card.missing.is_some()) {
+            steady.vram.insert(gpu.clone(), u64::MAX);
+        }
+        if pass.soon.fits(&steady) {
             return;
         }
         let room = Room::new(&self.ledger, &self.costs, &self.limits, pass.now);
         // Where it is not enough, what is pinned or still loads holds the rest.
-        let evict = room.make(&Claim::default(), &pass.soon, &pass.steady, &pass.spoken, false).unwrap_or_default();
+        let evict = room.make(&Claim::default(), &pass.soon, &steady, &pass.spoken, false).unwrap_or_default();
         for (id, way) in &evict {
             let Some(entry) = self.ledger.entries.get(id).filter(|entry| entry.is_idle()) else { continue };
             let rung = match way {

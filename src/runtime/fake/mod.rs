@@ -181,7 +181,8 @@ impl Double {
             exit.send_replace(Some(Exit { reason }));
         });
         let who = Attribution::Process(held.pid());
-        let control = Control::Fake(Controls { model: model.clone(), variant: variant.clone(), script, held });
+        let control =
+            Control::Fake(Box::new(Controls { model: model.clone(), variant: variant.clone(), script, held }));
         let endpoint = Endpoint {
             address: Address::Tcp(address),
             model,

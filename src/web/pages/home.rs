@@ -5,7 +5,6 @@ use crate::app::App;
 use crate::docker::{self, Container};
 use crate::gpu::{Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
-use crate::runtime::Claim;
 use crate::web::containers;
 use crate::web::figures::{self, Card, Machine};
 use crate::web::live::{self, Push};
@@ -268,6 +267,7 @@ mod tests {
     use super::*;
     use crate::gpu::Snapshot;
     use crate::placement::Swap;
+    use crate::runtime::Claim;
 
     fn tenant(state: TenantState, leases: usize) -> TenantStatus {
         TenantStatus {

@@ -136,6 +136,7 @@ pub struct Tenant {
     pub model: usize,
     pub variant: Variant,
     pub state: State,
+    rested: Option<Rung>,
     pub leases: usize,
     /// Bytes of the card beyond what it may hold.
     extra: u64,
@@ -146,17 +147,17 @@ pub struct Tenant {
 
 impl Tenant {
     fn grant(&self) -> Claim {
-        match self.state {
-            State::Resting(rung) => {
+        match self.rested {
+            Some(rung) => {
                 let rest = self.variant.rests.iter().find(|rest| rest.rung == rung).expect("it can");
                 rest.residue.clone()
             }
-            _ => self.variant.claim.clone(),
+            None => self.variant.claim.clone(),
         }
     }
 
     fn on_card(&self) -> u64 {
-        let extra = if matches!(self.state, State::Resting(_)) { 0 } else { self.extra };
+        let extra = if self.rested.is_some() { 0 } else { self.extra };
         self.grant().on(GPU) + extra
     }
 }
@@ -335,6 +336,7 @@ impl World {
                 let Some(tenant) = self.tenants.get_mut(&instance) else { return };
                 if let State::Settling(rung) = tenant.state {
                     tenant.state = State::Resting(rung);
+                    tenant.rested = Some(rung);
                     self.given_back = Some(self.now);
                     self.tell(Event::Rested(instance));
                 }
@@ -387,7 +389,16 @@ impl World {
                 let state = State::Loading;
                 self.tenants.insert(
                     instance,
-                    Tenant { model, variant: variant.clone(), state, leases: 0, extra: 0, seen: 0, unloaded: false },
+                    Tenant {
+                        model,
+                        variant: variant.clone(),
+                        state,
+                        rested: None,
+                        leases: 0,
+                        extra: 0,
+                        seen: 0,
+                        unloaded: false,
+                    },
                 );
                 self.check_room(&variant.claim);
                 self.later(load, Due::Started(instance));
@@ -408,6 +419,7 @@ impl World {
                 assert!(matches!(tenant.state, State::Resting(_)));
                 let residue = tenant.grant();
                 tenant.state = State::Waking;
+                tenant.rested = None;
                 let mut more = tenant.grant();
                 more.take(&residue);
                 self.check_room(&more);
