@@ -7,7 +7,7 @@ use crate::db::usage::Usage;
 use crate::docker::Docker;
 use crate::gpu;
 use crate::models::Models;
-use crate::placement::{self, Limits, Placement, Policy, Sight};
+use crate::placement::{self, Learned, Limits, Placement, Policy, Sight};
 use crate::runtime::Runtime;
 use crate::stacks::Stacks;
 use anyhow::Context;
@@ -73,7 +73,9 @@ impl App {
         let gpu = gpu::Monitor::start(&config.gpu, metrics.clone()).context("cannot start the probe of the card")?;
         let (policy, limits) = (Policy::new(&config), Limits::new(&config));
         let sight = Sight::follow(&config, &gpu)?;
-        let placement = Placement::with_runtime(runtime.clone(), policy.clone(), limits, sight, tenants.clone());
+        let learned = Learned::open(&db).await.context("cannot read what models were seen to hold")?;
+        let placement =
+            Placement::with_runtime(runtime.clone(), policy.clone(), learned, limits, sight, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
         let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;

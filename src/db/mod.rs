@@ -4,6 +4,7 @@
 //! bundled one is older. So each file has exactly one connection that writes and checkpoints, and readers that are
 //! opened read-only. Queries live beside the noun that they serve: one file a table family.
 
+pub mod footprint;
 pub mod usage;
 
 use sqlx::migrate::Migrator;

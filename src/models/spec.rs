@@ -55,6 +55,32 @@ impl ModelSpec {
     }
 }
 
+#[cfg(test)]
+impl ModelSpec {
+    /// One that only tests know.
+    pub fn for_tests(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            aliases: Vec::new(),
+            file: name.into(),
+            adopted: false,
+            sha256: "0".repeat(64),
+            bytes: 1,
+            source: "test".into(),
+            licence: None,
+            pulled_at: 0,
+            architecture: "llama".into(),
+            parameters: 1,
+            quantisation: "F32".into(),
+            context_train: 4096,
+            embeds: false,
+            weights: 1,
+            kv_per_token: 0,
+            workspace: 0,
+        }
+    }
+}
+
 /// The smaller of what a model was trained for and what is configured.
 pub(super) fn context(trained: u64, configured: usize) -> usize {
     configured.min(usize::try_from(trained).unwrap_or(usize::MAX))

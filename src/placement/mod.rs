@@ -9,6 +9,7 @@ mod card;
 pub mod event;
 mod instance;
 mod keep;
+mod learn;
 pub mod ledger;
 mod observe;
 pub mod plan;
@@ -22,6 +23,7 @@ mod status;
 mod task;
 
 pub use keep::keep;
+pub use learn::Learned;
 pub use observe::{CardUse, Observation, Sight, budget};
 pub use plan::Limits;
 pub use policy::Policy;
@@ -54,13 +56,14 @@ impl Placement {
     pub fn with_runtime(
         runtime: Runtime,
         policy: Policy,
+        learned: Learned,
         limits: Limits,
         sight: Sight,
         shutdown: CancellationToken,
     ) -> Self {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::default());
-        let task = task::Task::new(runtime, policy, limits, sight, messages.downgrade(), publish);
+        let task = task::Task::new(runtime, policy, learned, limits, sight, messages.downgrade(), publish);
         tokio::spawn(task.run(inbox, shutdown));
         Self { messages, status, next: Arc::new(AtomicU64::new(1)) }
     }

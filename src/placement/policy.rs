@@ -1,4 +1,5 @@
 use super::event::Want;
+use super::learn::Learned;
 use crate::config::{self, Priority};
 use crate::runtime::Tenant;
 use std::collections::BTreeMap;
@@ -21,14 +22,17 @@ impl Policy {
         kept.map(|(name, policy)| (name.as_str(), policy.pinned))
     }
 
-    /// What `tenant` is to the planner on a machine with `cards`.
-    pub(super) fn want(&self, tenant: &Tenant, cards: &[&str]) -> Want {
+    /// What `tenant` is to the planner on a machine with `cards`, as far as is `learned`.
+    pub(super) fn want(&self, tenant: &Tenant, cards: &[&str], learned: &Learned) -> Want {
         let spec = tenant.spec();
+        let mut variants = tenant.variants(cards);
+        learned.correct(tenant, &mut variants);
+        let cost = variants.first().and_then(|variant| learned.cost(tenant, variant));
         let policy = self.models.get(&spec.name).cloned().unwrap_or_default();
         Want {
             model: spec.name.as_str().into(),
             version: spec.sha256.as_str().into(),
-            variants: tenant.variants(cards),
+            variants,
             rungs: tenant.rungs(),
             weight: match policy.priority {
                 Priority::Low => 1,
@@ -38,7 +42,7 @@ impl Policy {
             pinned: policy.pinned,
             keep_alive: policy.keep_alive.map(config::Seconds::duration),
             embeds: spec.embeds,
-            cost: tenant.cost(),
+            cost: cost.unwrap_or_else(|| tenant.cost()),
         }
     }
 }

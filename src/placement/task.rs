@@ -3,6 +3,7 @@
 
 use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
 use super::instance::{Life, Order};
+use super::learn::Learned;
 use super::ledger::State;
 use super::observe::Sight;
 use super::plan::{Limits, Plan};
@@ -43,6 +44,7 @@ pub enum Message {
 pub struct Task {
     runtime: Runtime,
     policy: Policy,
+    learned: Learned,
     plan: Plan,
     sight: Sight,
     messages: mpsc::WeakUnboundedSender<Message>,
@@ -77,6 +79,7 @@ impl Task {
     pub fn new(
         runtime: Runtime,
         policy: Policy,
+        learned: Learned,
         limits: Limits,
         sight: Sight,
         messages: mpsc::WeakUnboundedSender<Message>,
@@ -85,6 +88,7 @@ impl Task {
         Self {
             runtime,
             policy,
+            learned,
             plan: Plan::new(limits),
             sight,
             messages,
@@ -147,6 +151,14 @@ impl Task {
         let who = self.instances.iter().filter_map(|(id, known)| Some((*id, known.who.as_ref()?)));
         let observed = seen.seen(self.clock.begun, who);
         self.event(Event::Observed(observed));
+        for (id, entry) in &self.plan.ledger().entries {
+            if entry.state == State::Ready
+                && let Some(known) = self.instances.get(id)
+                && let Some(bytes) = entry.measured.values().max()
+            {
+                self.learned.holds(&known.tenant, entry.variant(), *bytes);
+            }
+        }
     }
 
     fn message(&mut self, message: Message) {
@@ -155,7 +167,7 @@ impl Task {
                 self.note_ends();
                 let tenant = self.runtime.tenant(spec);
                 let cards: Vec<&str> = self.plan.ledger().cards.keys().map(String::as_str).collect();
-                let want = Arc::new(self.policy.want(&tenant, &cards));
+                let want = Arc::new(self.policy.want(&tenant, &cards, &self.learned));
                 self.tenants.insert(want.model.clone(), tenant);
                 self.callers.insert(id, reply);
                 self.event(Event::Request { id, want });
@@ -314,7 +326,14 @@ impl Task {
             State::Stopping => (SwapKind::Stop, entry.since),
             State::Ready | State::Resting(_) => return,
         };
-        let took_ms = self.clock.begun.elapsed().saturating_sub(since).as_millis() as u64;
+        let took = self.clock.begun.elapsed().saturating_sub(since);
+        if kind == SwapKind::Load
+            && problem.is_none()
+            && let Some(known) = self.instances.get(&instance)
+        {
+            self.learned.loaded(&known.tenant, entry.variant(), took);
+        }
+        let took_ms = took.as_millis() as u64;
         let model = entry.want.model.to_string();
         match &problem {
             None => tracing::info!(model, took_ms, ?kind, "done"),

@@ -288,7 +288,7 @@ mod tests {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/worker.sh");
         let config = Config::load(None, Some(dir)).unwrap();
         let native = Native { grace: Duration::from_millis(200), ..Native::with_program(&config, &program) };
-        Worker::new(Arc::new(native), Arc::new(spec(file)))
+        Worker::new(Arc::new(native), Arc::new(ModelSpec::for_tests(file)))
     }
 
     async fn start(worker: &Worker) -> Result<Running, StartError> {
@@ -356,29 +356,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::load(None, Some(dir.path())).unwrap();
         let native = Native::with_program(&config, Path::new("/nowhere/sovereign"));
-        let error = start(&Worker::new(Arc::new(native), Arc::new(spec("good")))).await.unwrap_err();
+        let error = start(&Worker::new(Arc::new(native), Arc::new(ModelSpec::for_tests("good")))).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot start a worker: "), "{error}");
-    }
-
-    fn spec(file: &str) -> ModelSpec {
-        ModelSpec {
-            name: file.into(),
-            aliases: Vec::new(),
-            file: file.into(),
-            adopted: false,
-            sha256: "0".repeat(64),
-            bytes: 1,
-            source: "test".into(),
-            licence: None,
-            pulled_at: 0,
-            architecture: "llama".into(),
-            parameters: 1,
-            quantisation: "F32".into(),
-            context_train: 4096,
-            embeds: false,
-            weights: 1,
-            kv_per_token: 0,
-            workspace: 0,
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sovereign::models::ModelSpec;
-use sovereign::placement::{Lease, Limits, Observation, Placement, Policy, Refusal, Sight, TenantState};
+use sovereign::placement::{Learned, Lease, Limits, Observation, Placement, Policy, Refusal, Sight, TenantState};
 use sovereign::runtime::fake::{Fake, Script};
 use sovereign::runtime::{Claim, Runtime};
 use std::sync::Arc;
@@ -38,7 +38,8 @@ impl House {
         let claim = Claim { ram: BUDGET, threads: 4, ..Claim::default() };
         let (budget, watched) = watch::channel(Arc::new(Observation::fixed(&claim)));
         let (runtime, sight) = (Runtime::Fake(fake.clone()), Sight::with(watched));
-        let placement = Placement::with_runtime(runtime, Policy::default(), limits, sight, shutdown.clone());
+        let placement =
+            Placement::with_runtime(runtime, Policy::default(), Learned::default(), limits, sight, shutdown.clone());
         Self { fake, placement, shutdown, _budget: budget }
     }
 

@@ -6,7 +6,7 @@ use crate::nvml::{Card, Driver, Presence};
 use crate::placement::spec;
 use sovereign::config;
 use sovereign::gpu::{Probe, Reading};
-use sovereign::placement::{Limits, Observation, Placement, Policy, Refusal, Sight, Status};
+use sovereign::placement::{Learned, Limits, Observation, Placement, Policy, Refusal, Sight, Status};
 use sovereign::runtime::fake::{Fake, Script};
 use sovereign::runtime::{Claim, Rest, Rung, Runtime};
 use std::collections::BTreeMap;
@@ -111,7 +111,8 @@ async fn sequence(seed: u64) {
     let looking = tokio::spawn(look(probe, publish));
     let shutdown = CancellationToken::new();
     let (runtime, sight) = (Runtime::Fake(fake.clone()), Sight::with(observations));
-    let placement = Placement::with_runtime(runtime, Policy::default(), limits(), sight, shutdown.clone());
+    let placement =
+        Placement::with_runtime(runtime, Policy::default(), Learned::default(), limits(), sight, shutdown.clone());
     let watching = tokio::spawn(watch_budget(placement.status(), honest));
 
     let models: Vec<String> = (0..2 + dice.roll(3)).map(|model| format!("model-{model}")).collect();
@@ -132,13 +133,16 @@ async fn sequence(seed: u64) {
         });
         match dice.roll(12) {
             0 => fake.crash(model),
-            1 if !honest => drop(driver.hold(GPU, STRANGER, dice.roll(6) * GIB)),
+            1 if !honest => {
+                // He takes what there is.
+                driver.hold(GPU, STRANGER, dice.roll(6) * GIB);
+            }
             2 => driver.change(|script| {
                 script.cards[0].presence = Presence::Lost;
                 script.cards[0].processes = Some(Vec::new());
             }),
             3 => driver.change(|script| script.cards[0].presence = Presence::Present),
-            4 => drop(timeout(STUCK, placement.unload(model)).await.expect("an unload is stuck")),
+            4 => timeout(STUCK, placement.unload(model)).await.expect("an unload is stuck"),
             _ => {}
         }
         sleep(dice.up_to(60)).await;
