@@ -114,7 +114,7 @@ fn processor() -> Finding {
     match missing_features() {
         None => Finding::warn(
             "processor",
-            format!("{threads} threads, not x86-64"),
+            format!("{threads} threads, neither x86-64 nor ARM64"),
             "the engine runs its plain code here, which is slow",
         ),
         Some(missing) if missing.is_empty() => {
@@ -139,7 +139,12 @@ fn missing_features() -> Option<Vec<&'static str>> {
     Some(features.into_iter().filter(|(_, has)| !has).map(|(name, _)| name).collect())
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn missing_features() -> Option<Vec<&'static str>> {
+    Some(Vec::new())
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn missing_features() -> Option<Vec<&'static str>> {
     None
 }

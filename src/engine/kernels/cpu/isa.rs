@@ -1,12 +1,14 @@
 use super::floats::{Element, Plain, operations};
+use super::strips::Instructions;
 use crate::engine::quant::{self, X8_0, X8K};
 use half::f16;
 
+#[cfg(target_arch = "aarch64")]
+use super::floats::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::{
     avx2::Avx2,
     floats::{Ymm, Zmm},
-    strips,
 };
 
 /// Instructions to compute with.
@@ -23,7 +25,18 @@ pub enum Isa {
     /// The same, and AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx2),
+    /// NEON, which every such processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// The same, and products of bytes by fours (ARMv8.2).
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(DotProducts),
 }
+
+/// Proof that this processor multiplies bytes by fours.
+#[cfg(target_arch = "aarch64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DotProducts(());
 
 impl Isa {
     /// All that this processor has, the best last.
@@ -41,6 +54,13 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
             {
                 all.push(Isa::Avx512(avx2));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all.push(Isa::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                all.push(Isa::NeonDot(DotProducts(())));
             }
         }
         all
@@ -61,35 +81,45 @@ impl Isa {
             Isa::AvxVnni(_) => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot(_) => "neon-dotprod",
         }
     }
 
     /// What matrices in strips are multiplied with.
-    #[cfg(target_arch = "x86_64")]
-    pub fn of_strips(self) -> Option<strips::Instructions> {
+    pub fn of_strips(self) -> Option<Instructions> {
         match self {
             Isa::Scalar => None,
-            Isa::Avx2(_) => Some(strips::Instructions::Avx2),
-            Isa::AvxVnni(_) => Some(strips::Instructions::AvxVnni),
-            Isa::Avx512(_) => Some(strips::Instructions::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => Some(Instructions::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(_) => Some(Instructions::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => Some(Instructions::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(Instructions::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot(_) => Some(Instructions::NeonDot),
         }
     }
 
     /// Quantises a row of activations.
     pub fn quantise_x8_0(self, x: &[f32], out: &mut [X8_0]) {
         match self {
-            Isa::Scalar => quant::quantise(x, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.quantise_x8_0(x, out),
+            _ => quant::quantise(x, out),
         }
     }
 
     /// Quantises a row of activations.
     pub fn quantise_x8_k(self, x: &[f32], out: &mut [X8K]) {
         match self {
-            Isa::Scalar => quant::quantise(x, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.quantise_x8_k(x, out),
+            _ => quant::quantise(x, out),
         }
     }
 }
@@ -123,6 +153,8 @@ macro_rules! compiled {
                         Isa::Avx2(_) | Isa::AvxVnni(_) => avx2($($x),*),
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx512(_) => avx512($($x),*),
+                        #[cfg(target_arch = "aarch64")]
+                        Isa::Neon | Isa::NeonDot(_) => operations::$name::<Neon $(, $element, $n)?>($($x),*),
                     }
                 }
             }

@@ -4,21 +4,16 @@
 //! unpacked once for [`COLUMNS`] columns, and the panel goes over few enough columns at a time that both stay in the cache.
 
 use super::rows::Dot;
-use super::{Isa, OutOfMemory, Parts, Pool, Product, Weights};
-use crate::engine::kernels::cpu::Cpu;
-use crate::engine::quant::{self, Activation, Block, Format, X8_0, X8K, with_block};
-
-use std::ops::Range;
-
-#[cfg(target_arch = "x86_64")]
 use super::strips::{self, Strips, X32, X256};
+use super::{Cpu, Isa, OutOfMemory, Parts, Pool, Product, Weights};
+use crate::engine::quant::{self, Activation, Block, Format, X8_0, X8K, with_block};
+use std::ops::Range;
 
 /// Columns that a row meets while it is unpacked in registers.
 const COLUMNS: usize = 4;
 /// Columns that a panel goes over at a time.
 const STRIP: usize = 16;
 /// Columns that a matrix in strips is read for as it goes.
-#[cfg(target_arch = "x86_64")]
 const FEW: usize = 8;
 /// Bytes of a panel of rows: enough that claiming it costs nothing, few enough for a core's own cache.
 const PANEL_BYTES: usize = 128 << 10;
@@ -35,7 +30,6 @@ enum Held {
     /// Whose weights stay where they lie.
     Rows(Rows),
     /// Whose weights are laid out anew.
-    #[cfg(target_arch = "x86_64")]
     Strips(Strips),
 }
 
@@ -63,7 +57,6 @@ impl Matrix {
         rows: usize,
         cols: usize,
     ) -> Result<Matrix, OutOfMemory> {
-        #[cfg(target_arch = "x86_64")]
         if isa.of_strips().is_some()
             && let Some(strips) = Strips::pack(pool, &weights, format, rows, cols)?
         {
@@ -92,7 +85,6 @@ impl Matrix {
     pub fn rows(&self) -> usize {
         match &self.held {
             Held::Rows(rows) => rows.rows,
-            #[cfg(target_arch = "x86_64")]
             Held::Strips(strips) => strips.rows(),
         }
     }
@@ -101,7 +93,6 @@ impl Matrix {
     pub fn cols(&self) -> usize {
         match &self.held {
             Held::Rows(rows) => rows.cols,
-            #[cfg(target_arch = "x86_64")]
             Held::Strips(strips) => strips.cols(),
         }
     }
@@ -110,7 +101,6 @@ impl Matrix {
     pub fn dequantise(&self, row: usize, out: &mut [f32]) {
         match &self.held {
             Held::Rows(rows) => rows.format.dequantise(rows.bytes(row, 1), out),
-            #[cfg(target_arch = "x86_64")]
             Held::Strips(strips) => strips.dequantise(row, out),
         }
         if self.scale != 1.0 {
@@ -125,7 +115,6 @@ impl Matrix {
             Held::Rows(Rows { format, rows, cols, .. }) => {
                 ((PANEL_BYTES / format.row_bytes(*cols).max(1)).clamp(1, fair(*rows)), *rows)
             }
-            #[cfg(target_arch = "x86_64")]
             Held::Strips(strips) => {
                 let count = strips.count();
                 let worth = if columns > FEW { strips::STRIPS } else { PANEL_BYTES / strips.strip_bytes().max(1) };
@@ -150,10 +139,8 @@ pub struct Columns {
     /// [columns, blocks]
     x8_k: Vec<X8K>,
     /// [blocks, stride]
-    #[cfg(target_arch = "x86_64")]
     x32: Vec<X32>,
     /// [blocks, stride]
-    #[cfg(target_arch = "x86_64")]
     x256: Vec<X256>,
 }
 
@@ -170,7 +157,6 @@ impl Columns {
         let wanted = |in_rows: bool, short: bool| {
             products.iter().any(|product| match &product.matrix.held {
                 Held::Rows(rows) => in_rows && is_short(rows.format) == Some(short),
-                #[cfg(target_arch = "x86_64")]
                 Held::Strips(strips) => !in_rows && is_short(strips.format()) == Some(short),
             })
         };
@@ -181,11 +167,9 @@ impl Columns {
             let zero = X8K { d: 0.0, qs: [0; 256], sums: [0; 16] };
             fill(pool, &mut self.x8_k, x, cols, zero, |x, out| isa.quantise_x8_k(x, out));
         }
-        #[cfg(target_arch = "x86_64")]
         if wanted(false, true) {
             fill_strips(pool, &mut self.x32, x, cols, |x, out| isa.quantise_x8_0(x, std::slice::from_mut(out)));
         }
-        #[cfg(target_arch = "x86_64")]
         if wanted(false, false) {
             fill_strips(pool, &mut self.x256, x, cols, |x, out| isa.quantise_x8_k(x, std::slice::from_mut(out)));
         }
@@ -224,7 +208,6 @@ fn fill<X: Activation>(
 }
 
 /// The same, all columns of a block side by side.
-#[cfg(target_arch = "x86_64")]
 fn fill_strips<X: strips::Column>(
     pool: &Pool,
     out: &mut Vec<X>,
@@ -341,7 +324,6 @@ fn multiply_part(isa: Isa, columns: &Columns, x: &[f32], count: usize, work: &Wo
             };
             multiply::<B>(isa, weights, part.len(), x, count, write);
         }),
-        #[cfg(target_arch = "x86_64")]
         Held::Strips(matrix) => {
             let Some(instructions) = isa.of_strips() else { return };
             matrix.multiply(instructions, part, (&columns.x32, &columns.x256), count, |row, column, values| {

@@ -13,7 +13,6 @@ mod matmul;
 mod parts;
 mod pool;
 mod rows;
-#[cfg(target_arch = "x86_64")]
 mod strips;
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ dot! {
     BlockF32, BlockF16, BlockBF16;
 
     (isa, row, columns) => match isa {
-        Isa::Scalar => plain(row, columns),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.dot(row, columns),
+        _ => plain(row, columns),
     };
     BlockQ4_1, BlockQ5_1, BlockIQ4NL, BlockMXFP4, BlockNVFP4, BlockQ2K, BlockQ3K, BlockIQ4XS;
 

@@ -1,17 +1,21 @@
 //! Matrices in strips of sixteen rows: what the processor reads one after the other is what it multiplies together.
 //!
 //! - [`layout`]: how a format's blocks lie in a strip. [`columns`]: how activations lie beside them.
-//! - [`lanes`]: what instructions a tile needs; [`avx512`] and [`avx2`] give them.
+//! - [`lanes`]: what instructions a tile needs; `avx512`, `avx2` and `neon` give them.
 //! - [`tile`]: the products of a strip with a few columns; [`groups`] and [`short`] are the formats'.
 //! - [`multiply`]: how tiles are put together.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod columns;
 mod groups;
 mod lanes;
 mod layout;
 mod multiply;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod short;
 mod tile;
 
@@ -33,11 +37,20 @@ const PACKED_AT_ONCE: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instructions {
     /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX2 with AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
     AvxVnni,
     /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with products of bytes by fours.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 /// A matrix in strips.
@@ -203,9 +216,16 @@ impl Strips {
         // SAFETY: a value of `Instructions` is the proof that the processor has them.
         unsafe {
             match instructions {
+                #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => multiply::multiply::<avx2::Ymm<false>, T>(&factors, strips, write),
+                #[cfg(target_arch = "x86_64")]
                 Instructions::AvxVnni => multiply::multiply::<avx2::Ymm<true>, T>(&factors, strips, write),
+                #[cfg(target_arch = "x86_64")]
                 Instructions::Avx512 => multiply::multiply::<avx512::Zmm, T>(&factors, strips, write),
+                #[cfg(target_arch = "aarch64")]
+                Instructions::Neon => multiply::multiply::<neon::Neon<false>, T>(&factors, strips, write),
+                #[cfg(target_arch = "aarch64")]
+                Instructions::NeonDot => multiply::multiply::<neon::Neon<true>, T>(&factors, strips, write),
             }
         }
     }

@@ -7,6 +7,8 @@ use super::avx512::Zmm;
 use super::columns::Column;
 use super::lanes::Lanes;
 use super::layout::{LINE, Layout, ROWS};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 
 /// How far ahead of its use a line is asked for. Processors do so by themselves, but not beyond a page.
 pub const AHEAD: usize = 4096;
@@ -92,8 +94,8 @@ macro_rules! for_all_rows {
 }
 
 macro_rules! compiled {
-    ($lanes:ty, $features:literal) => {
-        #[cfg(target_arch = "x86_64")]
+    ($arch:literal, $lanes:ty, $features:literal) => {
+        #[cfg(target_arch = $arch)]
         impl Compiled for $lanes {
             unsafe fn direct<T: Tile, const N: usize>(run: Run<T::X>, sums: &mut Sums<N>) {
                 #[target_feature(enable = $features)]
@@ -128,6 +130,8 @@ macro_rules! compiled {
     };
 }
 
-compiled!(Zmm, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");
-compiled!(Ymm<true>, "avx2,fma,f16c,avxvnni");
-compiled!(Ymm<false>, "avx2,fma,f16c");
+compiled!("x86_64", Zmm, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c");
+compiled!("x86_64", Ymm<true>, "avx2,fma,f16c,avxvnni");
+compiled!("x86_64", Ymm<false>, "avx2,fma,f16c");
+compiled!("aarch64", Neon<true>, "neon,dotprod");
+compiled!("aarch64", Neon<false>, "neon");
