@@ -27,6 +27,7 @@ pub fn run(
     let start = Instant::now();
     let subject = Subject::load(path, device, threads)?;
     let load_seconds = start.elapsed().as_secs_f64();
+    subject.model.settle();
     let name = match device {
         Device::Cpu => "cpu".to_string(),
         Device::Cuda(ordinal) => format!("cuda:{ordinal}"),

@@ -23,6 +23,11 @@ pub trait Bytes: AsRef<[u8]> + Send + Sync {
 
     /// That range isn't read for a while: what is mapped needs to occupy no memory.
     fn forget(&self, _range: Range<usize>) {}
+
+    /// Whether they lie in a mapped file, so that what was forgotten takes no memory.
+    fn is_mapped(&self) -> bool {
+        false
+    }
 }
 
 impl Bytes for Vec<u8> {}
@@ -229,6 +234,9 @@ pub trait Kernels: Send + Sync + Sized {
     fn table(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Self::Matrix, OutOfMemory> {
         self.matrix(weights, format, rows, cols)
     }
+
+    /// Returns when all is as quick as it will be: matrices may be laid out anew while they are computed with.
+    fn settle(&self) {}
 
     /// An empty cache.
     ///

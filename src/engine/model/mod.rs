@@ -203,6 +203,15 @@ impl Model {
         &self.hyper
     }
 
+    /// Returns when it computes as quickly as it will: it answers before all weights are laid out as that needs.
+    pub fn settle(&self) {
+        match &self.loaded {
+            Loaded::Cpu(on) => on.kernels.settle(),
+            Loaded::Encoder(on) => on.kernels.settle(),
+            Loaded::Cuda(on) => on.kernels.settle(),
+        }
+    }
+
     /// Threads of the processor that it computes with.
     pub fn threads(&self) -> usize {
         match &self.loaded {

@@ -219,6 +219,10 @@ impl kernels::Bytes for Lying {
     fn forget(&self, range: Range<usize>) {
         self.gguf.forget_bytes(&self.as_ref()[range]);
     }
+
+    fn is_mapped(&self) -> bool {
+        true
+    }
 }
 
 /// Some of a tensor's bytes.
@@ -234,6 +238,10 @@ impl kernels::Bytes for Part {
 
     fn forget(&self, range: Range<usize>) {
         self.whole.forget(self.range.start + range.start..self.range.start + range.end);
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.whole.is_mapped()
     }
 }
 

@@ -105,6 +105,15 @@ impl Isa {
         }
     }
 
+    /// Whether rows of all formats are multiplied by more than plain loops.
+    pub fn multiplies_rows(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) | Isa::AvxVnni(_) | Isa::Avx512(_) => true,
+            _ => false,
+        }
+    }
+
     /// Quantises a row of activations.
     pub fn quantise_x8_0(self, x: &[f32], out: &mut [X8_0]) {
         match self {

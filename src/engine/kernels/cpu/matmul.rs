@@ -3,9 +3,10 @@
 //! Activations are quantised once, as each format wants them. Threads claim panels of rows; within a panel a row is
 //! unpacked once for [`COLUMNS`] columns, and the panel goes over few enough columns at a time that both stay in the cache.
 
+use super::matrix::View;
 use super::rows::Dot;
-use super::strips::{self, Strips, X32, X256};
-use super::{Cpu, Isa, OutOfMemory, Parts, Pool, Product, Weights};
+use super::strips::{self, X32, X256};
+use super::{Cpu, Isa, Parts, Pool, Product};
 use crate::engine::quant::{self, Activation, Block, Format, X8_0, X8K, with_block};
 use std::ops::Range;
 
@@ -18,116 +19,16 @@ const FEW: usize = 8;
 /// Bytes of a panel of rows: enough that claiming it costs nothing, few enough for a core's own cache.
 const PANEL_BYTES: usize = 128 << 10;
 
-/// A matrix.
-pub struct Matrix {
-    held: Held,
-    /// What all weights are multiplied with.
-    scale: f32,
-}
-
-/// The weights of a matrix.
-enum Held {
-    /// Whose weights stay where they lie.
-    Rows(Rows),
-    /// Whose weights are laid out anew.
-    Strips(Strips),
-}
-
-/// Weights where they lie, row by row.
-struct Rows {
-    weights: Weights,
-    format: Format,
-    rows: usize,
-    cols: usize,
-}
-
-impl Matrix {
-    /// Of `rows` times `cols` weights, row by row; laid out anew where `isa` multiplies their format so.
-    ///
-    /// # Errors
-    /// The system grants no memory for that.
-    ///
-    /// # Panics
-    /// Where there are fewer weights; who reads a file has checked that.
-    pub fn new(
-        pool: &Pool,
-        isa: Isa,
-        weights: Weights,
-        format: Format,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Matrix, OutOfMemory> {
-        if isa.of_strips().is_some()
-            && let Some(strips) = Strips::pack(pool, &weights, format, rows, cols)?
-        {
-            return Ok(Matrix { held: Held::Strips(strips), scale: 1.0 });
+/// Rows or strips that a thread claims at once, and how many there are, for products with `columns` columns.
+fn units(view: View<'_>, threads: usize, columns: usize) -> (usize, usize) {
+    let fair = |units: usize| units.div_ceil(4 * threads).max(1);
+    match view {
+        View::Rows(rows) => ((PANEL_BYTES / rows.row_bytes().max(1)).clamp(1, fair(rows.count())), rows.count()),
+        View::Strips(strips) => {
+            let count = strips.count();
+            let worth = if columns > FEW { strips::STRIPS } else { PANEL_BYTES / strips.strip_bytes().max(1) };
+            (worth.clamp(1, fair(count)), count)
         }
-        weights.fetch(0..rows * format.row_bytes(cols));
-        Ok(Matrix::in_place(weights, format, rows, cols))
-    }
-
-    /// The same where they lie.
-    ///
-    /// # Panics
-    /// Where there are fewer weights; who reads a file has checked that.
-    pub fn in_place(weights: Weights, format: Format, rows: usize, cols: usize) -> Matrix {
-        assert_eq!(cols % format.block_len(), 0);
-        assert!((*weights).as_ref().len() >= rows * format.row_bytes(cols));
-        Matrix { held: Held::Rows(Rows { weights, format, rows, cols }), scale: 1.0 }
-    }
-
-    /// The same with all weights multiplied.
-    pub fn scaled(self, by: f32) -> Matrix {
-        Matrix { scale: self.scale * by, ..self }
-    }
-
-    /// Out features.
-    pub fn rows(&self) -> usize {
-        match &self.held {
-            Held::Rows(rows) => rows.rows,
-            Held::Strips(strips) => strips.rows(),
-        }
-    }
-
-    /// In features.
-    pub fn cols(&self) -> usize {
-        match &self.held {
-            Held::Rows(rows) => rows.cols,
-            Held::Strips(strips) => strips.cols(),
-        }
-    }
-
-    /// Writes a row's weights to `out`.
-    pub fn dequantise(&self, row: usize, out: &mut [f32]) {
-        match &self.held {
-            Held::Rows(rows) => rows.format.dequantise(rows.bytes(row, 1), out),
-            Held::Strips(strips) => strips.dequantise(row, out),
-        }
-        if self.scale != 1.0 {
-            out.iter_mut().for_each(|weight| *weight *= self.scale);
-        }
-    }
-
-    /// Rows or strips that a thread claims at once, and how many there are, for products with `columns` columns.
-    fn units(&self, threads: usize, columns: usize) -> (usize, usize) {
-        let fair = |units: usize| units.div_ceil(4 * threads).max(1);
-        match &self.held {
-            Held::Rows(Rows { format, rows, cols, .. }) => {
-                ((PANEL_BYTES / format.row_bytes(*cols).max(1)).clamp(1, fair(*rows)), *rows)
-            }
-            Held::Strips(strips) => {
-                let count = strips.count();
-                let worth = if columns > FEW { strips::STRIPS } else { PANEL_BYTES / strips.strip_bytes().max(1) };
-                (worth.clamp(1, fair(count)), count)
-            }
-        }
-    }
-}
-
-impl Rows {
-    fn bytes(&self, row: usize, rows: usize) -> &[u8] {
-        let row_bytes = self.format.row_bytes(self.cols);
-        &(*self.weights).as_ref()[row * row_bytes..(row + rows) * row_bytes]
     }
 }
 
@@ -153,11 +54,11 @@ impl Columns {
     }
 
     /// Quantises `x` as the matrices want it.
-    fn fill(&mut self, pool: &Pool, isa: Isa, x: &[f32], cols: usize, products: &[Product<'_, Cpu>]) {
+    fn fill(&mut self, pool: &Pool, isa: Isa, x: &[f32], cols: usize, work: &[Option<Work<'_>>]) {
         let wanted = |in_rows: bool, short: bool| {
-            products.iter().any(|product| match &product.matrix.held {
-                Held::Rows(rows) => in_rows && is_short(rows.format) == Some(short),
-                Held::Strips(strips) => !in_rows && is_short(strips.format()) == Some(short),
+            work.iter().flatten().any(|work| match work.view {
+                View::Rows(rows) => in_rows && is_short(rows.format()) == Some(short),
+                View::Strips(strips) => !in_rows && is_short(strips.format()) == Some(short),
             })
         };
         if wanted(true, true) {
@@ -266,7 +167,11 @@ const TOGETHER: usize = 4;
 
 /// A product, cut into tasks.
 struct Work<'a> {
-    matrix: &'a Matrix,
+    view: View<'a>,
+    /// Out features.
+    rows: usize,
+    /// What all products are multiplied with.
+    scale: f32,
     bias: Option<&'a [f32]>,
     out: Parts<'a, f32>,
     /// Rows or strips of a task.
@@ -289,15 +194,18 @@ impl Work<'_> {
 pub fn matmul(pool: &Pool, isa: Isa, columns: &mut Columns, x: &[f32], rows: usize, products: &mut [Product<'_, Cpu>]) {
     let Some(cols) = products.first().map(|product| product.matrix.cols()) else { return };
     let x = &x[..rows * cols];
-    columns.fill(pool, isa, x, cols, products);
     for products in products.chunks_mut(TOGETHER) {
         let mut products = products.iter_mut();
         let work: [Option<Work<'_>>; TOGETHER] = std::array::from_fn(|_| {
             let Product { matrix, bias, out } = products.next()?;
-            let (at_once, units) = matrix.units(pool.threads(), rows);
+            let view = matrix.view(pool, rows);
+            let (at_once, units) = units(view, pool.threads(), rows);
             let out = Parts::new(&mut out[..rows * matrix.rows()]);
-            Some(Work { matrix, bias: bias.map(Vec::as_slice), out, at_once, units })
+            let bias = bias.map(Vec::as_slice);
+            Some(Work { view, rows: matrix.rows(), scale: matrix.scale(), bias, out, at_once, units })
         });
+        columns.fill(pool, isa, x, cols, &work);
+        let columns = &*columns;
         let tasks = work.iter().flatten().map(Work::tasks).sum();
         pool.run(tasks, |mut task| {
             for work in work.iter().flatten() {
@@ -312,25 +220,25 @@ pub fn matmul(pool: &Pool, isa: Isa, columns: &mut Columns, x: &[f32], rows: usi
 
 /// The products of some rows or strips of a matrix with all columns.
 fn multiply_part(isa: Isa, columns: &Columns, x: &[f32], count: usize, work: &Work<'_>, part: Range<usize>) {
-    match &work.matrix.held {
-        Held::Rows(matrix) => with_block!(matrix.format, B => {
+    match work.view {
+        View::Rows(matrix) => with_block!(matrix.format(), B => {
             let weights = quant::blocks::<B>(matrix.bytes(part.start, part.len()));
             let x = <<B as Block>::X as Form>::of(columns, x);
             let write = |row: usize, column: usize, value: f32| {
                 let row = part.start + row;
                 let bias = work.bias.map_or(0.0, |bias| bias[row]);
                 // SAFETY: a row belongs to one task, and a task runs once.
-                unsafe { work.out.write(column * matrix.rows + row, value * work.matrix.scale + bias) };
+                unsafe { work.out.write(column * work.rows + row, value * work.scale + bias) };
             };
             multiply::<B>(isa, weights, part.len(), x, count, write);
         }),
-        Held::Strips(matrix) => {
+        View::Strips(matrix) => {
             let Some(instructions) = isa.of_strips() else { return };
             matrix.multiply(instructions, part, (&columns.x32, &columns.x256), count, |row, column, values| {
                 // SAFETY: a strip's rows belong to one task, and a task runs once.
-                let out = unsafe { work.out.range(column * matrix.rows() + row, values.len()) };
+                let out = unsafe { work.out.range(column * work.rows + row, values.len()) };
                 for (out, value) in out.iter_mut().zip(values) {
-                    *out = value * work.matrix.scale;
+                    *out = value * work.scale;
                 }
                 if let Some(bias) = work.bias {
                     out.iter_mut().zip(&bias[row..]).for_each(|(out, bias)| *out += bias);

@@ -10,6 +10,8 @@ mod floats;
 mod isa;
 mod kv;
 mod matmul;
+mod matrix;
+mod packer;
 mod parts;
 mod pool;
 mod rows;
@@ -23,13 +25,14 @@ pub(super) mod tests;
 pub use attention::MAX_HEAD;
 pub use cache::{Cache, Half, Place};
 pub use isa::Isa;
-pub use matmul::Matrix;
+pub use matrix::Matrix;
 pub use pool::Pool;
 
 use super::{Attention, CacheShape, Gate, Kernels, KvKind, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
 use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::quant::Format;
 use matmul::Columns;
+use packer::Packer;
 use parts::Parts;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -41,6 +44,7 @@ const WORTH_A_TASK: usize = 2048;
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
+    packer: Packer,
     columns: Mutex<Columns>,
 }
 
@@ -52,7 +56,7 @@ impl Cpu {
 
     /// With other instructions.
     pub fn with_isa(threads: usize, isa: Isa) -> Cpu {
-        Cpu { isa, pool: Pool::new(threads), columns: Mutex::default() }
+        Cpu { isa, pool: Pool::new(threads), packer: Packer::default(), columns: Mutex::default() }
     }
 
     /// The threads.
@@ -118,7 +122,7 @@ impl Kernels for Cpu {
     }
 
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
-        Matrix::new(&self.pool, self.isa, weights, format, rows, cols)
+        Matrix::new(&self.pool, self.isa, &self.packer, weights, format, rows, cols)
     }
 
     fn table(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
@@ -128,6 +132,10 @@ impl Kernels for Cpu {
 
     fn scaled(&self, matrix: Matrix, by: f32) -> Option<Matrix> {
         Some(matrix.scaled(by))
+    }
+
+    fn settle(&self) {
+        self.packer.settle(&self.pool);
     }
 
     fn cache(&self, shape: CacheShape) -> Result<Cache, OutOfMemory> {

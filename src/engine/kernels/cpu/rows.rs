@@ -44,9 +44,6 @@ dot! {
         Isa::Avx2(avx2) | Isa::AvxVnni(avx2) | Isa::Avx512(avx2) => avx2.dot(row, columns),
         _ => plain(row, columns),
     };
-    BlockQ4_1, BlockQ5_1, BlockIQ4NL, BlockMXFP4, BlockNVFP4, BlockQ2K, BlockQ3K, BlockIQ4XS;
-
-    // Where there are instructions for these, matrices lie in strips.
-    (_isa, row, columns) => plain(row, columns);
-    BlockQ4_0, BlockQ5_0, BlockQ8_0, BlockQ4K, BlockQ5K, BlockQ6K;
+    BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockIQ4NL, BlockMXFP4, BlockNVFP4, BlockQ2K, BlockQ3K,
+    BlockQ4K, BlockQ5K, BlockQ6K, BlockIQ4XS;
 }

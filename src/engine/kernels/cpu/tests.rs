@@ -1,6 +1,7 @@
 //! Every fast kernel against the plain one, and products against floats of 64 bits.
 
 use super::*;
+use crate::engine::kernels::Bytes;
 use crate::engine::quant::tests::{Random, nmse, random_row};
 use crate::engine::quant::{Format, X8_0, X8K};
 use half::f16;
@@ -39,10 +40,16 @@ fn product(cpu: &Cpu, format: Format, rows: usize, cols: usize, count: usize, se
             expected[column * rows + row] = sum + f64::from(bias[row]);
         }
     }
-    let matrix = cpu.matrix(Arc::new(bytes), format, rows, cols).unwrap();
-    let mut out = cpu.buffer(count * rows).unwrap();
-    cpu.matmul(&x, count, &mut [Product { matrix: &matrix, bias: Some(&bias), out: &mut out }]);
-    (out, expected)
+    // In strips, where there are some, and in rows.
+    let weights: Weights = Arc::new(bytes);
+    let strips = cpu.matrix(weights.clone(), format, rows, cols).unwrap();
+    let [found, in_rows] = [strips, Matrix::in_place(weights, format, rows, cols)].map(|matrix| {
+        let mut out = cpu.buffer(count * rows).unwrap();
+        cpu.matmul(&x, count, &mut [Product { matrix: &matrix, bias: Some(&bias), out: &mut out }]);
+        out
+    });
+    assert!(found == in_rows, "{format:?}, {}, seed {seed}", cpu.isa().name());
+    (found, expected)
 }
 
 proptest! {
@@ -187,6 +194,49 @@ fn products_of(cpu: &Cpu, matrix: &Matrix, x: &Vec<f32>, count: usize) -> Vec<f3
     let mut out = cpu.buffer(count * matrix.rows()).unwrap();
     cpu.matmul(x, count, &mut [Product { matrix, bias: None, out: &mut out }]);
     out
+}
+
+/// As if they lay in a mapped file.
+struct Mapped(Vec<u8>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Bytes for Mapped {
+    fn is_mapped(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_matrix_is_computed_with_while_it_is_packed() {
+    const ROWS: usize = 1 << 13;
+    for (isa, format) in Isa::all().into_iter().flat_map(|isa| [Format::Q4K, Format::Q8_0].map(|format| (isa, format)))
+    {
+        let mut random = Random(5);
+        let weights: Weights =
+            Arc::new(Mapped((0..ROWS).flat_map(|_| random_row(format, 256, random.next())).collect()));
+        let x = random.floats(64 * 256);
+        let cpu = Cpu::with_isa(2, isa);
+        let expected = products_of(&cpu, &Matrix::in_place(weights.clone(), format, ROWS, 256), &x, 64);
+        for many_first in [true, false] {
+            let matrix = cpu.matrix(weights.clone(), format, ROWS, 256).unwrap();
+            let many = || assert!(products_of(&cpu, &matrix, &x, 64) == expected, "{format:?}, {}", isa.name());
+            if many_first {
+                many();
+            }
+            assert!(products_of(&cpu, &matrix, &x, 1) == expected[..ROWS], "{format:?}, {}", isa.name());
+            cpu.settle();
+            many();
+        }
+    }
+    // Who no longer needs it leaves it half done.
+    let weights: Weights = Arc::new(Mapped(vec![0; Format::Q4K.row_bytes(256) * ROWS]));
+    let cpu = Cpu::new(1);
+    drop(cpu.matrix(weights, Format::Q4K, ROWS, 256).unwrap());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! All pointers are to fields of blocks, at offsets that the loops keep below the fields' lengths.
 
 use super::table::{FLOATS_OF_4, NON_LINEAR, lookup};
-use crate::engine::quant::{Block, BlockIQ4NL, BlockMXFP4, BlockQ4_1, BlockQ5_1, Half, X8_0, X8K};
+use crate::engine::quant::{
+    Block, BlockIQ4NL, BlockMXFP4, BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, Half, X8_0, X8K,
+};
 use std::arch::x86_64::*;
 
 /// Blocks that AVX2 multiplies.
@@ -132,6 +134,13 @@ macro_rules! dot_of_32 {
     };
 }
 
+dot_of_32!(BlockQ8_0, w => (float(w.d), bytes(&w.qs, 0)));
+dot_of_32!(BlockQ4_0, w => (float(w.d), _mm256_sub_epi8(nibbles(&w.qs), _mm256_set1_epi8(8))));
+dot_of_32!(BlockQ5_0, w => {
+    // A fifth bit that is not set takes 16 away: the offset of the format.
+    let absent = _mm256_andnot_si256(spread(w.qh), _mm256_set1_epi8(-16));
+    (float(w.d), _mm256_or_si256(nibbles(&w.qs), absent))
+});
 dot_of_32!(BlockIQ4NL, w => (float(w.d), lookup(&NON_LINEAR, nibbles(&w.qs))));
 dot_of_32!(BlockMXFP4, w => (w.scale(), lookup(&FLOATS_OF_4, nibbles(&w.qs))));
 

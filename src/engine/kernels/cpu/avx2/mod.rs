@@ -3,6 +3,7 @@
 //! Each product gives the same bits as that of [`crate::engine::quant`].
 
 mod blocks;
+mod groups;
 mod sixteens;
 mod table;
 

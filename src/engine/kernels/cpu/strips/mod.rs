@@ -95,6 +95,11 @@ macro_rules! with_layout {
 }
 
 impl Strips {
+    /// Whether there are strips of this format.
+    pub fn hold(format: Format) -> bool {
+        with_layout!(format, T => T::LINES > 0, false)
+    }
+
     /// The same weights in strips, where their format has them.
     ///
     /// # Errors

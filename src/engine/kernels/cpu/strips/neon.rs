@@ -17,6 +17,13 @@ unsafe fn spread(qs: *const i8) -> int8x16_t {
     unsafe { vreinterpretq_s8_s32(vdupq_n_s32(qs.cast::<i32>().read_unaligned())) }
 }
 
+/// Adds the products of bytes to sums of 16 bits: of the lower halves, and of the upper ones.
+#[inline(always)]
+unsafe fn products([low, high]: [int16x8_t; 2], w: int8x16_t, x: int8x16_t) -> [int16x8_t; 2] {
+    // SAFETY: the caller's.
+    unsafe { [vmlal_s8(low, vget_low_s8(w), vget_low_s8(x)), vmlal_high_s8(high, w, x)] }
+}
+
 impl<const DOT: bool> Neon<DOT> {
     /// Adds the products of signed bytes to a row's sum. Products of at most 128 * 127 are added by twos in 16 bits.
     #[inline(always)]
@@ -43,7 +50,7 @@ impl<const DOT: bool> Neon<DOT> {
 
 impl<const DOT: bool> Lanes for Neon<DOT> {
     const ROWS: usize = 4;
-    const COLUMNS: usize = 8;
+    const COLUMNS: usize = if DOT { 8 } else { 4 };
     type Int = int32x4_t;
     type Float = float32x4_t;
 
@@ -182,17 +189,32 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
 
     #[inline(always)]
     unsafe fn groups<W: Quads<Self>, const N: usize>(w: &W, groups: Groups, x: *const X256, sums: &mut [int32x4_t; N]) {
-        let Groups { pair, quads, columns, scales, .. } = groups;
+        let Groups { pair, quads, sums: most, columns, scales } = groups;
         for group in 0..8 / quads {
             // SAFETY: as above; `x` is to `N` columns. Weights are below 64, so that they are the same with a sign.
             unsafe {
                 let (mut first, mut second) = ([vdupq_n_s32(0); N], [vdupq_n_s32(0); N]);
-                for i in group * quads..(group + 1) * quads {
-                    let [a, b] = w.pair(pair, i).map(|w| vreinterpretq_s8_s32(w));
+                for begin in (0..quads).step_by(most) {
+                    let [mut a_sums, mut b_sums] = [[[vdupq_n_s16(0); 2]; N]; 2];
+                    for i in (begin..quads.min(begin + most)).map(|i| group * quads + i) {
+                        let [a, b] = w.pair(pair, i).map(|w| vreinterpretq_s8_s32(w));
+                        for n in 0..N {
+                            let x = (&raw const (*x.add(n)).qs).cast::<i8>();
+                            let (x_a, x_b) = (spread(x.add(columns[0] + 4 * i)), spread(x.add(columns[1] + 4 * i)));
+                            if DOT {
+                                first[n] = Self::dot(first[n], a, x_a);
+                                second[n] = Self::dot(second[n], b, x_b);
+                            } else {
+                                a_sums[n] = products(a_sums[n], a, x_a);
+                                b_sums[n] = products(b_sums[n], b, x_b);
+                            }
+                        }
+                    }
                     for n in 0..N {
-                        let x = (&raw const (*x.add(n)).qs).cast::<i8>();
-                        first[n] = Self::dot(first[n], a, spread(x.add(columns[0] + 4 * i)));
-                        second[n] = Self::dot(second[n], b, spread(x.add(columns[1] + 4 * i)));
+                        if !DOT {
+                            first[n] = vpadalq_s16(first[n], vpaddq_s16(a_sums[n][0], a_sums[n][1]));
+                            second[n] = vpadalq_s16(second[n], vpaddq_s16(b_sums[n][0], b_sums[n][1]));
+                        }
                     }
                 }
                 let [a, b] = scales.map(|scales| Self::load(scales.add(LINE * group)));
