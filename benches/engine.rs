@@ -10,8 +10,8 @@
 
 use sovereign::engine::gguf::Gguf;
 use sovereign::engine::kernels::cpu::{Isa, Pool};
-use sovereign::engine::model::{Batch, Model, Options};
-use sovereign::engine::tokenizer::{Special, Tokenizer};
+use sovereign::engine::model::{Batch, Options};
+use sovereign::engine::tokenizer::Special;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,9 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let gguf = Arc::new(Gguf::open(Path::new(&path))?);
     let bytes = bytes_per_token(&gguf) as f64;
-    let tokenizer = Tokenizer::from_gguf(&gguf)?;
-    let tokenized = start.elapsed().as_secs_f64();
-    let model = Model::load(gguf, Options { threads, isa, ..Options::default() })?;
+    let (tokenizer, model) = sovereign::engine::load(&gguf, Options { threads, isa, ..Options::default() })?;
     let loaded = start.elapsed().as_secs_f64();
     let threads = model.threads();
     let vocabulary = model.hyper().vocabulary as u32;
@@ -91,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     model.forward(&mut model.cache(1, prompt.len())?, &batch)?;
     let first = start.elapsed().as_secs_f64();
     println!(
-        "tokenizer {tokenized:.3} s, model {loaded:.3} s, first token {first:.3} s; {threads} threads, {}",
+        "load {loaded:.3} s, first token after {first:.3} s; {threads} threads, {}",
         isa.unwrap_or(Isa::detect()).name()
     );
     model.settle();

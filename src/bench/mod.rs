@@ -16,10 +16,10 @@ pub use run::run;
 
 pub use crate::engine::model::Device;
 
-use crate::engine::Error;
 use crate::engine::gguf::Gguf;
 use crate::engine::model::{Model, Options};
 use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{self, Error};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,8 +40,7 @@ impl Subject {
     /// The file cannot be read, is damaged, or needs what the engine does not have.
     pub fn load(path: &Path, device: Device, threads: Option<usize>) -> Result<Subject, Error> {
         let gguf = Arc::new(Gguf::open(path)?);
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
-        let model = Model::load(gguf.clone(), Options { device, threads, ..Options::default() })?;
+        let (tokenizer, model) = engine::load(&gguf, Options { device, threads, ..Options::default() })?;
         Ok(Subject { gguf, tokenizer, model })
     }
 }

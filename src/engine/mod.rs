@@ -38,6 +38,8 @@ pub mod template;
 pub mod tokenizer;
 
 mod error;
+mod load;
 mod stack;
 
 pub use error::Error;
+pub use load::load;

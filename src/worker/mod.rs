@@ -99,17 +99,16 @@ impl Worker {
         let summary = gguf.summary()?;
         options.context = options.context.min(usize::try_from(summary.context_train).unwrap_or(usize::MAX));
         let footprint = Footprint::of(&gguf);
-        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf)?);
+        let (tokenizer, model) = crate::engine::load(
+            &gguf,
+            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
+        )?;
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let model = Model::load(
-            gguf.clone(),
-            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
-        )?;
         let identity = options.prefixes.is_some().then(|| Identity::of(&gguf, changed));
-        Ok(Self { options, summary, footprint, created, model, tokenizer, template, identity })
+        Ok(Self { options, summary, footprint, created, model, tokenizer: Arc::new(tokenizer), template, identity })
     }
 
     /// What was asked for, within what the model can do.

@@ -130,7 +130,7 @@ impl Embedder {
                     step.positions.push(position);
                     step.wanted.extend(wanted.then_some(row));
                 }
-                on.encoder.forward(&on.kernels, &self.model.hyper, &step, room);
+                on.kernels.pass(&step, 0, || on.encoder.forward(&on.kernels, &self.model.hyper, &step, room));
                 Ok(on.kernels.download(&room.y, step.wanted.len() * self.model.hyper.width))
             }
             (Memory::Decoder(cache), _) => {

@@ -1,7 +1,7 @@
 //! Matrices: rows where they lie, or strips.
 //!
-//! What is laid out anew is computed with where it lies until then. So a model answers as soon as its file is mapped; a
-//! long prompt, that gains most by strips, has them made at once.
+//! What is laid out anew is computed with where it lies until then, which begins after the first pass. So a model answers as
+//! soon as its file is mapped; a long prompt, that gains most by strips, has them made at once.
 
 use super::packer::Packer;
 use super::strips::Strips;

@@ -146,6 +146,12 @@ impl Kernels for Cpu {
         cache.copy(copy);
     }
 
+    fn pass(&self, _: &Step, _: u64, mut operations: impl FnMut()) {
+        operations();
+        // Not before: the first one is waited for.
+        self.packer.begin();
+    }
+
     fn embed(&self, table: &Matrix, tokens: &[u32], scale: f32, out: &mut Vec<f32>) {
         let rows = tokens.len();
         self.each_row(&mut out[..rows * table.cols()], rows, |row, out| {

@@ -27,11 +27,15 @@ struct Queue {
 }
 
 impl Packer {
-    /// Has a matrix packed.
+    /// Has a matrix packed, once it begins.
     pub fn push(&self, packing: Arc<Packing>) {
+        self.shared.lock().waiting.push_back(packing);
+    }
+
+    /// Packs what waits.
+    pub fn begin(&self) {
         let mut queue = self.shared.lock();
-        queue.waiting.push_back(packing);
-        if !queue.running {
+        if !queue.running && !queue.waiting.is_empty() {
             let shared = self.shared.clone();
             // Where the system grants no thread, those pack who multiply with many columns.
             queue.running = thread::Builder::new().name("engine-packer".into()).spawn(move || shared.work()).is_ok();

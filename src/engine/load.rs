@@ -1,0 +1,20 @@
+use super::Error;
+use super::gguf::Gguf;
+use super::model::{Model, Options};
+use super::tokenizer::Tokenizer;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
+
+/// A model and its tokenizer, made ready side by side.
+///
+/// # Errors
+/// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
+pub fn load(gguf: &Arc<Gguf>, options: Options) -> Result<(Tokenizer, Model), Error> {
+    thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::from_gguf(gguf));
+        let model = Model::load(gguf.clone(), options);
+        let tokenizer = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((tokenizer?, model?))
+    })
+}
