@@ -95,6 +95,16 @@ fuzz: tools ## The engine's readers under random input, ten minutes each
 test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)
 	cargo test --lib cuda -- --nocapture
 
+.PHONY: test-neon
+test-neon: tools ## The ARM64 kernels against the plain ones, on emulated processors with and without products of bytes
+	scripts/apt.sh qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.so.6:libc6-dev-arm64-cross
+	rustup target add aarch64-unknown-linux-gnu
+	for processor in max cortex-a72; do \
+		CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -cpu $$processor -L /usr/aarch64-linux-gnu" \
+		cargo test --target aarch64-unknown-linux-gnu --lib engine::kernels::cpu || exit 1; \
+	done
+
 .PHONY: test-install
 test-install: ## `./install.sh --try` in a clean Debian (root; debootstrap)
 	scripts/test-install.sh "$(HOME)/.cache/sovereign/chroot"
