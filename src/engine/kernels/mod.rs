@@ -345,6 +345,20 @@ pub trait Kernels: Send + Sync + Sized {
         out: &mut Self::Buffer,
     );
 
+    /// Rotates queries and keys, puts keys and values into the cache, and attends.
+    fn rotate_attend(
+        &self,
+        [q, k, v]: [&mut Self::Buffer; 3],
+        rotations: [&Rotation<'_, Self>; 2],
+        (layer, step): (usize, &Step),
+        cache: &mut Self::Cache,
+        attention: &Attention,
+        out: &mut Self::Buffer,
+    ) {
+        self.rotate_store([&mut *q, k, v], rotations, step, layer, cache);
+        self.attend(q, cache, layer, step, attention, out);
+    }
+
     /// `gate = function(gate) * up`, for the first `len` numbers.
     fn gate(&self, function: Gate, gate: &mut Self::Buffer, up: &Self::Buffer, len: usize);
 

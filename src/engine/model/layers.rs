@@ -107,14 +107,14 @@ impl<M, V> Heads<M, V> {
         let rotation =
             |heads, norm: usize| Rotation { heads, size: hyper.head, pairs: view.pairs, norm: norms[norm], angles };
         let rotations = [&rotation(hyper.heads, 0), &rotation(hyper.kv_heads, 1)];
-        k.rotate_store([&mut w.q, &mut w.k, &mut w.v], rotations, step, layer, cache);
         let attention = Attention {
             heads: hyper.heads,
             scale: hyper.attention_scale * rope.gain(),
             window: view.window,
             softcap: hyper.attention_softcap,
         };
-        k.attend(&w.q, cache, layer, step, &attention, &mut w.a);
+        let heads = [&mut w.q, &mut w.k, &mut w.v];
+        k.rotate_attend(heads, rotations, (layer, step), cache, &attention, &mut w.a);
     }
 }
 

@@ -13,7 +13,7 @@ struct Queries {
 
 struct Attention {
     const float* q;         // [rows, heads, size]
-    const __half* cache;    // of the layer, in the first block
+    __half* cache;          // of the layer, in the first block
     const u32* tables;      // of each slot, its blocks of 32 positions
     const Queries* queries;
     float* out;             // [rows, heads, size]
@@ -23,10 +23,14 @@ struct Attention {
     int heads, kv_heads, size, width, window, splits;
     int per, subs;          // heads of queries in a matrix, and matrices that a head of keys needs
     float scale, softcap;   // no softcap: zero
+    // For who also turns queries and keys, and stores keys and values: of the step, [rows, kv_heads, size]
+    const float *k, *v, *angles, *q_weight, *k_weight;
+    float q_eps, k_eps;
+    int adjacent;
 
     __device__ __forceinline__ const u32* table(int slot) const { return tables + (size_t)slot * width; }
     // The keys [32, size] of a head in a block, before the values [size, 32].
-    __device__ __forceinline__ const __half* keys(u32 block, int kv) const { return cache + block * stride + (size_t)kv * 2 * 32 * size; }
+    __device__ __forceinline__ __half* keys(u32 block, int kv) const { return cache + block * stride + (size_t)kv * 2 * 32 * size; }
 };
 
 constexpr float LOG2E = 1.4426950408889634f;
@@ -46,6 +50,47 @@ DEVICE void query(const float* q, u32 (&a)[2], u32 (&b)[2]) {
     b[0] = pack(y.x, y.y), b[1] = pack(y.z, y.w);
 }
 
+// A lane's columns (8t..8t+7 of every 32) of a head, normalised if there is a weight, and turned. Lanes with the same t may
+// have heads of their own. Where halves are turned together, they are of 64 columns or more.
+template <int D>
+DEVICE void turn(const float* head, const float* weight, float eps, int adjacent, const float2* turns, float (&v)[D / 32][8]) {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) load8(head, 32 * j + 8 * t, D, v[j]);
+    if (weight) {
+        float square = 0, w[8];
+#pragma unroll
+        for (int j = 0; j < D / 32; j++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) square += v[j][i] * v[j][i];
+        square += __shfl_xor_sync(0xffffffff, square, 1);
+        square += __shfl_xor_sync(0xffffffff, square, 2);
+        const float by = rsqrtf(square / D + eps);
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) {
+            load8(weight, 32 * j + 8 * t, D, w);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[j][i] *= by * w[i];
+        }
+    }
+    auto rotate = [](float& x, float& y, float2 turn) {
+        const float a = x, b = y;
+        x = a * turn.x - b * turn.y;
+        y = b * turn.x + a * turn.y;
+    };
+    if (adjacent) {
+#pragma unroll
+        for (int j = 0; j < D / 32; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) rotate(v[j][2 * i], v[j][2 * i + 1], turns[16 * j + 4 * t + i]);
+    } else {
+#pragma unroll
+        for (int j = 0; j < D / 64; j++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) rotate(v[j][i], v[j + D / 64][i], turns[32 * j + 8 * t + i]);
+    }
+}
+
 // A matrix of 16 rows of queries and what it has seen so far.
 template <int D, bool SMALL>
 struct Rows {
@@ -55,6 +100,33 @@ struct Rows {
     float most[N], sum[N];
     int position[N];
 
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int n = 0; n < N; n++) most[n] = -INFINITY, sum[n] = 0;
+#pragma unroll
+        for (int d = 0; d < D / 8; d++)
+#pragma unroll
+            for (int i = 0; i < 2 * N; i++) o[d][i] = 0;
+    }
+
+    // Of one token, whose `rows` heads are turned first.
+    __device__ __forceinline__ void turned(const Attention& a, const Queries& tile, int rows, int head) {
+        const int lane = threadIdx.x % 32, g = lane / 4;
+        float v[D / 32][8];
+        const float* from = a.q + ((size_t)tile.row * a.heads + head + min(g, rows - 1)) * D;
+        turn<D>(from, a.q_weight, a.q_eps, a.adjacent, (const float2*)a.angles + (size_t)tile.row * (D / 2), v);
+        // Rows that aren't there see nothing.
+        position[0] = g < rows ? tile.position : -1;
+#pragma unroll
+        for (int j = 0; j < D / 32; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                q[2 * j + i][0] = pack(v[j][4 * i], v[j][4 * i + 1]);
+                q[2 * j + i][1] = pack(v[j][4 * i + 2], v[j][4 * i + 3]);
+            }
+        clear();
+    }
+
     // `rows` from `first` on of the matrix exist. Row r is of token r / per and head r % per.
     __device__ __forceinline__ void init(const Attention& a, const Queries& tile, int first, int rows, int head) {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -63,8 +135,6 @@ struct Rows {
             const int r = first + g + 8 * n;
             const bool there = r < rows;
             position[n] = there ? tile.position + r / a.per : -1;
-            most[n] = -INFINITY;
-            sum[n] = 0;
             const float* from = a.q + ((size_t)(tile.row + (there ? r / a.per : 0)) * a.heads + head + (there ? r % a.per : 0)) * D;
 #pragma unroll
             for (int j = 0; j < D / 32; j++) {
@@ -74,10 +144,7 @@ struct Rows {
                 q[2 * j + 1][n] = y[0], q[2 * j + 1][N + n] = y[1];
             }
         }
-#pragma unroll
-        for (int d = 0; d < D / 8; d++)
-#pragma unroll
-            for (int i = 0; i < 2 * N; i++) o[d][i] = 0;
+        clear();
     }
 
     DEVICE void multiply(float (&c)[2 * N], const u32 (&a)[2 * N], u32 b0, u32 b1) {
@@ -160,40 +227,76 @@ struct Rows {
 
 DEVICE int first_block(const Attention& a, const Queries& tile) { return max(0, tile.position - a.window + 1) / 32; }
 
-// For few tokens: the warps of a block, and the blocks of the grid's first dimension, share the positions.
-template <int D, bool SMALL>
+// A warp stores the key and value of a token, in the block where it belongs.
+template <int D>
+DEVICE void put(const Attention& a, const Queries& tile, int kv, __half* keys) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, at = tile.position % 32;
+    const size_t from = ((size_t)tile.row * a.kv_heads + kv) * D;
+    float v[D / 32][8];
+    turn<D>(a.k + from, a.k_weight, a.k_eps, a.adjacent, (const float2*)a.angles + (size_t)tile.row * (D / 2), v);
+#pragma unroll
+    for (int j = 0; j < D / 32; j++)
+        if (g == j) {
+            __half* to = keys + at * D + 32 * j + 8 * t;
+#pragma unroll
+            for (int i = 0; i < 8; i++) to[i] = clamped(v[j][i]);
+        }
+    for (int i = lane; i < D; i += 32) keys[(D + i) * 32 + at] = clamped(a.v[from + i]);
+    __syncwarp();
+}
+
+// Keys and values of a head in a block are brought nearer.
+template <int D>
+DEVICE void prefetch(const __half* keys) {
+    for (int i = threadIdx.x % 32; i < D; i += 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + i * 64));
+}
+
+// For few tokens: the warps of a block, and the blocks of the grid's first dimension, share the positions. With TURNED there
+// is one token of each conversation, and its queries and key are still to be turned, and key and value to be stored.
+template <int D, bool SMALL, bool TURNED>
 DEVICE void attend(const Attention& a) {
     extern __shared__ float shared[];
     release();
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
     const int kv = blockIdx.y / a.subs, sub = blockIdx.y % a.subs, group = a.heads / a.kv_heads;
     const int head = kv * group + sub * a.per;
-    depend();
+    // What a step is about is there before its first kernel begins.
     const Queries tile = a.queries[blockIdx.z];
     const int rows = tile.count * a.per;
     // The last matrix of a group may have fewer heads; matrices of one token only are like that.
     const int real = min(a.per, group - sub * a.per);
     const u32* table = a.table(tile.slot);
-
-    Rows<D, SMALL> r;
-    r.init(a, tile, 0, real == a.per ? rows : real, head);
-    const int to = (tile.position + tile.count - 1) / 32 + 1;
+    const int to = (tile.position + tile.count - 1) / 32 + 1, stride = a.splits * warps;
     const int lane_key = (8 * (g / 2) + g % 2) * D + 8 * t, lane_value = 32 * D + g * 32 + 8 * t;
     int block = first_block(a, tile) + blockIdx.x * warps + warp;
     // Where the next block lies is looked up before this one is looked through.
     u32 upcoming = block < to ? table[block] : 0;
-    for (; block < to; block += a.splits * warps) {
+    if (block < to) prefetch<D>(a.keys(upcoming, kv));
+    if (block + stride < to) prefetch<D>(a.keys(table[block + stride], kv));
+    depend();
+
+    Rows<D, SMALL> r;
+    if constexpr (TURNED) {
+        r.turned(a, tile, real, head);
+        const int last = to - 1;
+        if (block <= last && (last - block) % stride == 0) put<D>(a, tile, kv, a.keys(table[last], kv));
+    } else {
+        r.init(a, tile, 0, real == a.per ? rows : real, head);
+    }
+    for (; block < to; block += stride) {
         const __half* keys = a.keys(upcoming, kv);
         const __half *k = keys + lane_key, *v = keys + lane_value;
-        if (block + a.splits * warps < to) upcoming = table[block + a.splits * warps];
-        if constexpr (D <= 128) {
-            uint4 kept[D / 8];
+        if (block + stride < to) upcoming = table[block + stride];
+        // Where there are registers for it, values are on their way before they are wanted.
+        constexpr int KEPT = SMALL || D > 128 ? 0 : D / 8;
+        uint4 kept[D / 8];
 #pragma unroll
-            for (int d = 0; d < D / 8; d++) kept[d] = load16(v + d * 256);
-            r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, [&](int d) { return kept[d]; });
-        } else {
-            r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, [&](int d) { return load16(v + d * 256); });
-        }
+        for (int d = 0; d < KEPT; d++) kept[d] = load16(v + d * 256);
+        auto value = [&](int d) {
+            if (d >= KEPT) kept[d] = load16(v + d * 256);
+            return kept[d];
+        };
+        r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, value);
     }
     r.finish();
 
@@ -327,8 +430,9 @@ DEVICE void attend_many(const Attention& a) {
 }
 
 #define ATTEND(D)                                                                                                       \
-    KERNEL __launch_bounds__(256) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true>(a); }        \
-    KERNEL __launch_bounds__(128) attend_##D(const __grid_constant__ Attention a) { attend<D, false>(a); }               \
+    KERNEL __launch_bounds__(256, D > 128 ? 1 : 2) attend_##D##_turned(const __grid_constant__ Attention a) { attend<D, true, true>(a); } \
+    KERNEL __launch_bounds__(256, D > 128 ? 1 : 2) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true, false>(a); } \
+    KERNEL __launch_bounds__(128) attend_##D(const __grid_constant__ Attention a) { attend<D, false, false>(a); }        \
     KERNEL __launch_bounds__(256) attend_##D##_many(const __grid_constant__ Attention a) { attend_many<D>(a); }
 ATTEND(64)
 ATTEND(96)

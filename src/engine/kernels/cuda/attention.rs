@@ -1,11 +1,14 @@
 //! Attention: which kernel, and how its work is shared out.
 
 use super::driver::Address;
-use super::{Attention, Buffer, Cache, CacheShape, Cuda, Step, counters, grown};
+use super::{Attention, Buffer, Cache, CacheShape, Cuda, Pairs, Rotation, Step, counters, grown};
 use crate::engine::blocks::BLOCK;
+use std::collections::HashSet;
 
 /// Rows of a matrix of queries.
 const ROWS: usize = 16;
+/// Rows that half of one takes.
+const SMALL: usize = 8;
 /// Warps of the kernel for many tokens, each with a matrix of its own.
 const WARPS: usize = 8;
 /// From so many matrices of a conversation on, it is the one.
@@ -42,6 +45,21 @@ struct Argument {
     subs: i32,
     scale: f32,
     softcap: f32,
+    turning: Turning,
+}
+
+/// What the kernel needs that also turns queries and keys, and stores keys and values.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Turning {
+    k: Address,
+    v: Address,
+    angles: Address,
+    q_weight: Address,
+    k_weight: Address,
+    q_eps: f32,
+    k_eps: f32,
+    adjacent: i32,
 }
 
 /// How heads of queries are put into matrices.
@@ -103,6 +121,52 @@ impl Cuda {
         attention: &Attention,
         out: &mut Buffer,
     ) {
+        self.attention_of(q, Turning::default(), cache, (layer, step), attention, out);
+    }
+
+    /// Whether a step's queries and keys are turned by the kernel that attends from them: one token of each conversation.
+    pub(super) fn turns(&self, step: &Step, cache: &Cache, attention: &Attention, pairs: Pairs) -> bool {
+        let CacheShape { heads: kv_heads, size, .. } = cache.shape();
+        let slots: HashSet<usize> = step.slots.iter().copied().collect();
+        let size_fits = matches!(size, 64 | 128 | 256) || size == 96 && pairs == Pairs::Adjacent;
+        size_fits && attention.heads / kv_heads <= SMALL && slots.len() == step.rows()
+    }
+
+    /// Queries and keys are turned and keys and values stored on the way.
+    pub(super) fn turned_attention(
+        &self,
+        [q, k, v]: [&Buffer; 3],
+        [of_q, of_k]: [&Rotation<'_, Cuda>; 2],
+        cache: &Cache,
+        at: (usize, &Step),
+        attention: &Attention,
+        out: &mut Buffer,
+    ) {
+        let (rows, CacheShape { heads, size, .. }) = (at.1.rows(), cache.shape());
+        let weight = |of: &Rotation<'_, Cuda>| of.norm.map_or((0, 0.0), |(weight, eps)| (weight.read(size), eps));
+        let ((q_weight, q_eps), (k_weight, k_eps)) = (weight(of_q), weight(of_k));
+        let turning = Turning {
+            k: k.read(rows * heads * size),
+            v: v.read(rows * heads * size),
+            angles: of_q.angles.read(rows * size),
+            q_weight,
+            k_weight,
+            q_eps,
+            k_eps,
+            adjacent: i32::from(of_q.pairs == Pairs::Adjacent),
+        };
+        self.attention_of(q, turning, cache, at, attention, out);
+    }
+
+    fn attention_of(
+        &self,
+        q: &Buffer,
+        turning: Turning,
+        cache: &Cache,
+        (layer, step): (usize, &Step),
+        attention: &Attention,
+        out: &mut Buffer,
+    ) {
         let CacheShape { heads: kv_heads, size, .. } = cache.shape();
         let Attention { heads, scale, window, softcap } = *attention;
         let packing = Packing::new(heads, kv_heads);
@@ -135,6 +199,7 @@ impl Cuda {
             subs: subs as i32,
             scale,
             softcap: softcap.unwrap_or(0.0),
+            turning,
         };
         let places = kv_heads * subs;
         if !matches!(size, 64 | 96 | 128 | 256) {
@@ -147,14 +212,14 @@ impl Cuda {
         }
 
         if !few.is_empty() {
-            let small = few.iter().all(|queries| queries.count * per <= 8);
-            let (warps, rows) = if small { (8, 8) } else { (4, 16) };
-            // As many parts as give every multiprocessor one, and each of their warps something to see: putting them together
+            let small = few.iter().all(|queries| queries.count * per <= SMALL);
+            let (warps, rows) = if small { (8, SMALL) } else { (4, ROWS) };
+            // As many parts as give every multiprocessor two, and each of their warps something to see: putting them together
             // takes as long as a few blocks. What is recorded stands for all contexts up to the next power of two.
             let longest = few.iter().map(|queries| queries.position + queries.count).max().unwrap_or(1);
             let seen = longest.next_power_of_two().min(window.map_or(usize::MAX, |window| window + BLOCK));
-            let wanted = self.device.info().multiprocessors / (places * few.len()).max(1);
-            let splits = wanted.min(seen / (BLOCK * warps * 2)).clamp(1, 64);
+            let wanted = 2 * self.device.info().multiprocessors / (places * few.len()).max(1);
+            let splits = wanted.min(seen / (BLOCK * warps * 4)).clamp(1, 64);
             argument.splits = splits as i32;
             if splits > 1 {
                 let parts = few.len() * places * splits;
@@ -162,11 +227,16 @@ impl Cuda {
                 argument.arrived = counters(&mut state.arrived, &self.device, few.len() * places);
             }
             let (grid, threads) = ([splits, places, few.len()], warps * 32);
+            let turned = turning.k != 0;
             let shared = warps * rows * (size + 2) * 4;
             // SAFETY: each takes `Attention`, with shared memory for what all warps found; the list has as many entries as
             // the grid.
             unsafe {
                 match (size, small) {
+                    (64, _) if turned => launch!(self.device, c"attend_64_turned", grid, threads, shared, argument),
+                    (96, _) if turned => launch!(self.device, c"attend_96_turned", grid, threads, shared, argument),
+                    (128, _) if turned => launch!(self.device, c"attend_128_turned", grid, threads, shared, argument),
+                    (_, _) if turned => launch!(self.device, c"attend_256_turned", grid, threads, shared, argument),
                     (64, true) => launch!(self.device, c"attend_64_small", grid, threads, shared, argument),
                     (64, false) => launch!(self.device, c"attend_64", grid, threads, shared, argument),
                     (96, true) => launch!(self.device, c"attend_96_small", grid, threads, shared, argument),

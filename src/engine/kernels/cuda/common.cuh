@@ -53,6 +53,8 @@ DEVICE u32 pack(float a, float b) { return bits(__floats2half2_rn(a, b)); }
 DEVICE float low(u32 x) { return __half2float(__ushort_as_half((u16)x)); }
 DEVICE float high(u32 x) { return __half2float(__ushort_as_half((u16)(x >> 16))); }
 
+DEVICE __half clamped(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
+
 // On Hopper and later, one thread has a piece of memory copied; a barrier in shared memory tells when it is there.
 #if __CUDA_ARCH__ >= 900
 DEVICE void barrier_init(u32 barrier, int count) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count)); }

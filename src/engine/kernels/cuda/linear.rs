@@ -14,20 +14,17 @@ const DEEP: usize = 64;
 /// Up to so many rows, those kernels take floats as they are, and normalise them too.
 const FLOATS: usize = 4;
 
-/// Rows that a kernel for few takes at once: with more, their activations leave registers for too few warps.
-const ROWS: usize = 16;
-
 /// Products that they compute at once.
 pub(super) const PRODUCTS: usize = 3;
 
-/// Tiles of a warp in shared memory: `STAGES` of `linear.cu`.
-const STAGES: usize = 3;
+/// Tiles of a warp in shared memory at most: `STAGES` of `linear.cu`. One is read while the others come.
+const STAGES: usize = 8;
 
 /// Warps of a block at most.
 const WARPS: usize = 16;
 
-/// Strips of a block at most.
-const TURNS: usize = 256;
+/// Bytes of shared memory that a block of these kernels has of its own, and what the driver takes for each.
+const RESERVED: usize = 4 << 10;
 
 /// Columns of a tile.
 const TILE: usize = 256;
@@ -69,7 +66,6 @@ struct Linear {
     partial: Address,
     arrived: Address,
     eps: f32,
-    first: i32,
     rows: i32,
     columns: i32,
     pair: i32,
@@ -77,8 +73,10 @@ struct Linear {
     units: i32,
     ranges: i32,
     groups: i32,
-    stage: i32,
+    tiles: i32,
     batch: i32,
+    stage: i32,
+    stages: i32,
 }
 
 /// The argument `Gemm` of `gemm.cu`.
@@ -93,41 +91,101 @@ struct Gemm {
     add: i32,
 }
 
+/// A product with few rows of activations.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    /// Rows that shared memory holds: as many as there are of floats, a multiple of 8 of halves.
+    rows: usize,
+    /// Whether they come as floats.
+    floats: bool,
+    /// Strips, or pairs of them.
+    units: usize,
+    /// Strips of a unit.
+    each: usize,
+    /// Tiles of a strip.
+    tiles: usize,
+    /// Bytes of a tile.
+    stage: usize,
+}
+
 /// How the work of a product with few rows is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
-    /// Warps of a block, each with a tile's columns.
+    /// Warps of a block.
     warps: usize,
     /// Blocks that share the columns.
     ranges: usize,
     /// Blocks that share the strips, for each range.
     groups: usize,
-    /// Strips that a warp goes over between meetings with the others.
+    /// Tiles of a strip in a range.
+    tiles: usize,
+    /// Strips that a block's warps share at a time.
     batch: usize,
-    /// Units of a group at most.
-    rounds: usize,
+    /// Tiles of a warp in shared memory.
+    stages: usize,
     /// Bytes of shared memory of a block.
     shared: usize,
 }
 
-/// Of `units` (strips, or pairs of them) with so many `tiles` in a row, of `stage` bytes each, for `n` times 8 rows.
-fn plan(multiprocessors: usize, memory: usize, n: usize, units: usize, tiles: usize, stage: usize) -> Plan {
-    // What a block keeps of its strips: there are more of them only in a table of a million tokens.
-    let memory = memory - TURNS * 16;
-    // A warp's tiles, and the sums that it found.
-    let a_warp = |batch: usize| STAGES * stage + batch * (n * 8 * 20 + 8) * 4;
-    let wanted = tiles.min(WARPS);
-    let batch = if wanted * a_warp(4) <= memory { 4 } else { 2 };
-    let warps = (memory / a_warp(batch)).clamp(1, WARPS);
-    let ranges = tiles.div_ceil(warps);
-    let warps = tiles.div_ceil(ranges);
-    let shared = warps * a_warp(batch);
-    let reserved = 1 << 10;
-    let blocks = (WARPS / warps).min((memory + reserved) / (shared + reserved)).max(1) * multiprocessors;
-    let groups = (blocks / ranges).clamp(units.div_ceil(TURNS / 2), units.max(1));
-    // As few as take no longer: what the last round leaves idle is of no use.
-    let rounds = units.div_ceil(groups);
-    Plan { warps, ranges, groups: units.div_ceil(rounds), batch, rounds, shared: shared + TURNS * 16 }
+impl Work {
+    /// Bytes of activations of so many tiles: `Columns::bytes` of `linear.cu`.
+    fn activations(&self, tiles: usize) -> usize {
+        let bytes = match self.floats {
+            true => self.rows * (tiles * 512 + 64 + tiles * 32 + 32) + tiles * 16,
+            false => self.rows * tiles * (512 + 32 + 4),
+        };
+        bytes.next_multiple_of(128)
+    }
+
+    /// Bytes of what warps find of strips that they share: `slot` of `linear.cu`.
+    fn sums(&self, strips: usize, tiles: usize, warps: usize) -> usize {
+        let per = (strips * tiles).div_ceil(warps);
+        let slots = match () {
+            () if per.is_multiple_of(tiles) => strips,
+            () if tiles.is_multiple_of(per) => warps,
+            () => strips + warps - 1,
+        };
+        slots * self.rows * 20 * 4
+    }
+
+    /// Shared out among multiprocessors with so much shared memory for all their blocks, and for each at most.
+    fn plan(&self, multiprocessors: usize, memory: usize, most: usize, stages: usize) -> Plan {
+        // Two blocks of floats, so that one can begin before another's has ended.
+        let halved = if self.floats { memory / 2 - RESERVED } else { 0 };
+        let rooms = [(halved, WARPS), (most - RESERVED, WARPS), (most - RESERVED, WARPS / 2), (most - RESERVED, 1)];
+        let fitting = |ranges: usize| {
+            rooms.iter().find_map(|&(room, warps)| self.fit(multiprocessors, room, warps, ranges, stages))
+        };
+        // Ranges of about equal length; few, as their sums meet in memory.
+        let even = |&ranges: &usize| {
+            let idle = self.tiles.div_ceil(ranges) * ranges - self.tiles;
+            idle < self.tiles.div_ceil(ranges) && (idle * 16 <= self.tiles || ranges == self.tiles)
+        };
+        let plans = (1..=self.tiles.max(1)).filter(even).filter_map(fitting);
+        let best = plans.min_by_key(|plan| (plan.warps < WARPS, plan.ranges));
+        best.unwrap_or_else(|| unreachable!("a tile of {} bytes fits into no shared memory", self.stage))
+    }
+
+    fn fit(&self, multiprocessors: usize, room: usize, warps: usize, ranges: usize, stages: usize) -> Option<Plan> {
+        let tiles = self.tiles.div_ceil(ranges);
+        let groups = (multiprocessors / ranges).clamp(1, self.units.max(1));
+        let count = self.units.div_ceil(groups) * self.each;
+        let fixed = self.activations(tiles) + 2 * warps * self.stage;
+        let left = room.checked_sub(fixed)?;
+        // All strips at once, or as many as give each warp the same.
+        let fits = |batch: &usize| {
+            let even = *batch == count || *batch == self.each || (batch * tiles).is_multiple_of(warps);
+            // The last may be fewer.
+            even && (self.each..=*batch).step_by(self.each).all(|strips| self.sums(strips, tiles, warps) <= left)
+        };
+        let batch = (self.each..=count.min(64)).rev().step_by(self.each).chain([count]).filter(fits).max()?;
+        let sums = (self.each..=batch).step_by(self.each).map(|strips| self.sums(strips, tiles, warps)).max()?;
+        // No more than there are tiles for.
+        let per = (count * tiles).div_ceil(warps).max(2);
+        let stages = (2 + (left - sums) / (warps * self.stage)).min(stages).min(per);
+        let shared = fixed + (stages - 2) * warps * self.stage + sums;
+        Some(Plan { warps, ranges, groups, tiles, batch, stages, shared })
+    }
 }
 
 impl Cuda {
@@ -193,50 +251,43 @@ impl Cuda {
         self.few(argument, products);
     }
 
-    fn few(&self, argument: Linear, products: &[Product<'_, Cuda>]) {
-        let rows = argument.rows as usize;
-        for first in (0..rows).step_by(ROWS) {
-            let mut part = argument;
-            (part.first, part.rows) = (first as i32, ROWS.min(rows - first) as i32);
-            for one in &mut part.products {
-                one.out += first as u64 * one.features as u64 * 4;
-            }
-            self.few_at_once(part, products);
-        }
-    }
-
-    fn few_at_once(&self, mut argument: Linear, products: &[Product<'_, Cuda>]) {
+    fn few(&self, mut argument: Linear, products: &[Product<'_, Cuda>]) {
         let info = self.device.info();
-        let n = if argument.rows <= 8 { 1 } else { 2 };
+        let floats = argument.halves.base == 0;
         let strips = argument.products.iter().map(|one| one.strips as usize).sum::<usize>();
-        let units = if argument.pair == 1 { argument.products[0].strips as usize } else { strips };
-        let columns = argument.columns as usize;
+        let (columns, rows) = (argument.columns as usize, argument.rows as usize);
+        // Of 8 rows.
+        let n = rows.div_ceil(8).next_power_of_two();
         let steps = columns.div_ceil(64).min(4);
-        // Where there is no tile yet, a warp keeps its activations for a moment.
-        let stage = products
-            .iter()
-            .map(|product| tile_bytes(product.matrix.format, steps))
-            .max()
-            .unwrap_or(0)
-            .max(FLOATS * 512);
-        let memory = info.shared - (1 << 10);
-        let plan = plan(info.multiprocessors, memory, n, units, columns.div_ceil(TILE), stage);
-        (argument.units, argument.stage, argument.batch) = (units as i32, stage as i32, plan.batch as i32);
-        (argument.ranges, argument.groups) = (plan.ranges as i32, plan.groups as i32);
+        let work = Work {
+            rows: if floats { rows } else { n * 8 },
+            floats,
+            units: if argument.pair == 1 { argument.products[0].strips as usize } else { strips },
+            each: 1 + argument.pair as usize,
+            tiles: columns.div_ceil(TILE),
+            stage: products.iter().map(|product| tile_bytes(product.matrix.format, steps)).max().unwrap_or(16),
+        };
+        let stages = if info.capability >= (9, 0) { STAGES } else { 2 };
+        let plan = work.plan(info.multiprocessors, info.shared + (1 << 10), info.shared, stages);
+        (argument.units, argument.ranges, argument.groups) =
+            (work.units as i32, plan.ranges as i32, plan.groups as i32);
+        (argument.tiles, argument.batch) = (plan.tiles as i32, plan.batch as i32);
+        (argument.stage, argument.stages) = (work.stage as i32, plan.stages as i32);
         let mut state = self.state();
         if plan.ranges > 1 {
-            let each = 1 + argument.pair as usize;
-            let bytes = units * plan.ranges * each * n * 128 * 4;
+            let bytes = work.units * plan.ranges * work.each * n * 128 * 4;
             argument.partial = grown(&mut state.partial, &self.device, bytes, "parts of products");
-            argument.arrived = counters(&mut state.arrived, &self.device, units);
+            argument.arrived = counters(&mut state.arrived, &self.device, work.units);
         }
         let (grid, threads, shared) = ([plan.groups * plan.ranges, 1, 1], plan.warps * 32, plan.shared);
         // SAFETY: each takes `Linear`, whose products have as many strips, features and rows as their buffers, with
-        // shared memory for all warps.
+        // shared memory for activations, all warps' tiles and what they find.
         unsafe {
-            match n {
-                1 => launch!(self.device, c"linear_1", grid, threads, shared, argument),
-                _ => launch!(self.device, c"linear_2", grid, threads, shared, argument),
+            match (floats, n) {
+                (true, _) => launch!(self.device, c"linear_floats", grid, threads, shared, argument),
+                (_, 1) => launch!(self.device, c"linear_1", grid, threads, shared, argument),
+                (_, 2) => launch!(self.device, c"linear_2", grid, threads, shared, argument),
+                _ => launch!(self.device, c"linear_4", grid, threads, shared, argument),
             }
         }
     }
@@ -315,7 +366,6 @@ fn argument(rows: usize, products: &mut [Product<'_, Cuda>], add: bool, function
         partial: 0,
         arrived: 0,
         eps: 0.0,
-        first: 0,
         rows: rows as i32,
         columns: columns as i32,
         pair: i32::from(function.is_some()),
@@ -323,8 +373,10 @@ fn argument(rows: usize, products: &mut [Product<'_, Cuda>], add: bool, function
         units: 0,
         ranges: 0,
         groups: 0,
-        stage: 0,
+        tiles: 0,
         batch: 0,
+        stage: 0,
+        stages: 0,
     }
 }
 
@@ -337,29 +389,45 @@ mod tests {
         #[test]
         fn all_is_shared_out(
             multiprocessors in 1_usize..200,
-            memory in prop_oneof![Just(98 << 10), Just(163 << 10), Just(226 << 10)],
-            n in 1_usize..=2,
-            units in 1_usize..10_000,
+            most in prop_oneof![Just(99_usize << 10), Just(163 << 10), Just(227 << 10)],
+            (rows, floats) in prop_oneof![(1_usize..=4, Just(true)), (prop_oneof![Just(8_usize), Just(16), Just(32)], Just(false))],
+            units in 1_usize..20_000,
+            each in 1_usize..=2,
             tiles in 1_usize..200,
             stage in prop_oneof![Just(2304_usize), Just(3360), Just(4352), Just(8192)],
         ) {
-            let Plan { warps, ranges, groups, batch, rounds, shared } = plan(multiprocessors, memory, n, units, tiles, stage);
-            prop_assert!((1..=16).contains(&warps) && shared <= memory && batch.is_multiple_of(2));
-            // No range is without a tile, no group without a unit, and a round more would not be needed.
-            prop_assert!(warps * ranges >= tiles && warps * (ranges - 1) < tiles);
-            prop_assert!((1..=units).contains(&groups) && groups * rounds >= units && 2 * rounds <= TURNS);
+            let work = Work { rows, floats, units, each, tiles, stage };
+            let plan = work.plan(multiprocessors, most + 1024, most, STAGES);
+            prop_assert!((1..=WARPS).contains(&plan.warps) && plan.shared <= most - RESERVED, "{plan:?}");
+            prop_assert!((2..=STAGES).contains(&plan.stages));
+            // No range is without a tile, no group without a unit, and pairs stay together.
+            prop_assert!(plan.tiles * plan.ranges >= tiles && plan.tiles * (plan.ranges - 1) < tiles);
+            prop_assert!((1..=units).contains(&plan.groups) && plan.batch.is_multiple_of(each));
+            let count = units.div_ceil(plan.groups) * each;
+            prop_assert!((each..=count).contains(&plan.batch));
+            for strips in (each..=plan.batch).step_by(each) {
+                let found = work.sums(strips, plan.tiles, plan.warps);
+                let others = work.activations(plan.tiles) + plan.warps * plan.stages * stage;
+                prop_assert!(others + found <= plan.shared, "{strips} strips of {plan:?}");
+            }
         }
     }
 
     #[test]
     fn eight_billion_weights_on_132_multiprocessors() {
-        let check = |units, tiles, expected| {
-            let Plan { warps, ranges, groups, .. } = plan(132, 226 << 10, 1, units, tiles, 2304);
-            assert_eq!((warps, ranges, groups), expected);
+        let check = |(rows, floats), (units, each), tiles, expected| {
+            let work = Work { rows, floats, units, each, tiles, stage: 2304 };
+            let plan = work.plan(132, 228 << 10, 227 << 10, STAGES);
+            assert_eq!((plan.warps, plan.ranges, plan.groups, plan.batch, plan.stages), expected, "{work:?} {plan:?}");
+            // Two at once.
+            assert!(!floats || plan.shared <= 110 << 10, "{plan:?}");
         };
-        check(384, 16, (16, 1, 128));
-        check(256, 16, (16, 1, 128));
-        check(896, 16, (16, 1, 128));
-        check(256, 56, (14, 4, 32));
+        let one = (1, true);
+        check(one, (384, 1), 16, (16, 1, 132, 3, 2));
+        check(one, (256, 1), 16, (16, 1, 132, 2, 2));
+        check(one, (896, 2), 16, (16, 1, 132, 14, 2));
+        check(one, (256, 1), 56, (16, 1, 132, 2, 2));
+        let many = (32, false);
+        check(many, (896, 2), 16, (16, 4, 33, 16, 2));
     }
 }

@@ -374,6 +374,23 @@ impl Kernels for Cuda {
         self.attention(q, cache, layer, step, attention, out);
     }
 
+    fn rotate_attend(
+        &self,
+        [q, k, v]: [&mut Buffer; 3],
+        rotations: [&Rotation<'_, Cuda>; 2],
+        (layer, step): (usize, &Step),
+        cache: &mut Cache,
+        attention: &Attention,
+        out: &mut Buffer,
+    ) {
+        if self.turns(step, cache, attention, rotations[0].pairs) {
+            self.turned_attention([q, k, v], rotations, cache, (layer, step), attention, out);
+        } else {
+            self.rotate_store([&mut *q, k, v], rotations, step, layer, cache);
+            self.attend(q, cache, layer, step, attention, out);
+        }
+    }
+
     fn gate(&self, function: Gate, gate: &mut Buffer, up: &Buffer, len: usize) {
         let width = gate.width(len);
         let rows = len.checked_div(width).unwrap_or(0);

@@ -118,8 +118,6 @@ KERNEL angles(const u32* positions, const double* frequencies, int count, int to
     out[2 * i + 1] = sine;
 }
 
-DEVICE __half clamped(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
-
 // A warp normalises a head if there is a weight, then rotates it; if there is a place in the cache, it is put there too.
 DEVICE void rotate_head(float* v, int size, int adjacent, const float2* turns, const float* weight, float eps, __half* cached) {
     const int lane = threadIdx.x % 32;

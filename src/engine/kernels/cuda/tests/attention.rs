@@ -33,27 +33,47 @@ impl<'a> Both<'a> {
         self.cpu.angles(&step.positions, &frequencies, &mut angles_here);
 
         let layer = self.shape.layers - 1;
+        let pairs = [Pairs::Halves, Pairs::Adjacent][self.random.next() as usize % 2];
+        let weights = self.random.floats(2 * size);
+        let normed = self.random.next().is_multiple_of(2);
         let [mut q_there, mut k_there, mut v_there] = [&q, &k, &v].map(|x| buffer(cuda, x));
-        let rotation = |heads| Rotation { heads, size, pairs: Pairs::Halves, angles: &angles, norm: None };
-        let rotations = [&rotation(attention.heads), &rotation(kv_heads)];
-        if step.rows().is_multiple_of(2) {
-            cuda.rotate_store([&mut q_there, &mut k_there, &mut v_there], rotations, step, layer, &mut self.there);
-        } else {
-            cuda.rotate(&mut q_there, rows, rotations[0]);
-            cuda.rotate(&mut k_there, rows, rotations[1]);
-            cuda.store(&k_there, &v_there, step, layer, &mut self.there);
+        let weights_there = [0, 1].map(|i| buffer(cuda, &weights[i * size..][..size]));
+        let rotation = |heads, i: usize| {
+            let norm = normed.then_some((&weights_there[i], 1e-5));
+            Rotation { heads, size, pairs, angles: &angles, norm }
+        };
+        let rotations = [&rotation(attention.heads, 0), &rotation(kv_heads, 1)];
+        let len = rows * attention.heads * size;
+        let mut found = poisoned(cuda, len);
+        match self.random.next() % 3 {
+            0 if attends => {
+                let heads = [&mut q_there, &mut k_there, &mut v_there];
+                cuda.rotate_attend(heads, rotations, (layer, step), &mut self.there, attention, &mut found);
+            }
+            1 => {
+                cuda.rotate_store([&mut q_there, &mut k_there, &mut v_there], rotations, step, layer, &mut self.there);
+                cuda.attend(&q_there, &self.there, layer, step, attention, &mut found);
+            }
+            _ => {
+                cuda.rotate(&mut q_there, rows, rotations[0]);
+                cuda.rotate(&mut k_there, rows, rotations[1]);
+                cuda.store(&k_there, &v_there, step, layer, &mut self.there);
+                cuda.attend(&q_there, &self.there, layer, step, attention, &mut found);
+            }
         }
-        let rotation = |heads| Rotation { heads, size, pairs: Pairs::Halves, angles: &angles_here, norm: None };
+        let weights_here = [0, 1].map(|i| weights[i * size..][..size].to_vec());
+        let rotation = |heads, i: usize| {
+            let norm = normed.then_some((&weights_here[i], 1e-5));
+            Rotation { heads, size, pairs, angles: &angles_here, norm }
+        };
         let mut v = v;
-        let rotations = [&rotation(attention.heads), &rotation(kv_heads)];
+        let rotations = [&rotation(attention.heads, 0), &rotation(kv_heads, 1)];
         self.cpu.rotate_store([&mut q, &mut k, &mut v], rotations, step, layer, &mut self.here);
 
         if !attends {
             return Ok(());
         }
-        let len = rows * attention.heads * size;
-        let (mut found, mut expected) = (poisoned(cuda, len), vec![0.0; len]);
-        cuda.attend(&q_there, &self.there, layer, step, attention, &mut found);
+        let mut expected = vec![0.0; len];
         self.cpu.attend(&q, &self.here, layer, step, attention, &mut expected);
         let positions = (step.positions.first(), step.positions.last());
         let what = format!("{:?} {attention:?} {rows} rows at {positions:?}", self.shape);
