@@ -138,7 +138,7 @@ impl Runner for Script {
             }
         }
         self.passes.push(pass.join(" "));
-        Ok(Logits::new(logits, TOKENS.len(), Spare::default()))
+        Ok(Logits::new(logits.into(), TOKENS.len(), Spare::default()))
     }
 
     fn seek(&mut self, slot: usize, tokens: &[u32]) -> bool {

@@ -7,6 +7,9 @@
 pub mod cpu;
 pub mod cuda;
 pub mod encoder;
+mod results;
+
+pub use results::Results;
 
 use super::blocks;
 use super::quant::Format;
@@ -204,6 +207,16 @@ pub trait Kernels: Send + Sync + Sized {
 
     /// Appends the first `len` numbers of a buffer to `out`.
     fn read(&self, x: &Self::Buffer, len: usize, out: &mut Vec<f32>);
+
+    /// The same, and whether all of those are numbers.
+    fn land(&self, x: &Self::Buffer, len: usize, out: &mut Results) -> bool {
+        let out = out.here();
+        let before = out.len();
+        self.read(x, len, out);
+        // A stretch at a time: who leaves at the first that is none looks at one at a time.
+        let sound = |stretch: &[f32]| stretch.iter().fold(true, |sound, value| sound & value.is_finite());
+        out[before..].chunks(4096).all(sound)
+    }
 
     /// The first `len` numbers of a buffer.
     fn download(&self, x: &Self::Buffer, len: usize) -> Vec<f32> {

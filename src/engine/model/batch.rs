@@ -1,3 +1,4 @@
+use crate::engine::kernels::Results;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A token of a batch.
@@ -54,7 +55,7 @@ impl Batch {
 /// The logits of those entries of a batch that wanted them, a row each, in the order of the entries.
 #[derive(Debug)]
 pub struct Logits {
-    values: Vec<f32>,
+    values: Results,
     vocabulary: usize,
     /// Where the memory goes back to.
     spare: Spare,
@@ -62,11 +63,11 @@ pub struct Logits {
 
 /// Memory for logits that is used again: megabytes fresh from the system take longer to arrive than to be filled.
 #[derive(Debug, Clone, Default)]
-pub(in crate::engine) struct Spare(Arc<Mutex<Vec<f32>>>);
+pub(in crate::engine) struct Spare(Arc<Mutex<Results>>);
 
 impl Spare {
     /// Empty, with the room of what came back last.
-    pub fn take(&self) -> Vec<f32> {
+    pub fn take(&self) -> Results {
         let mut values = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         values.clear();
         values
@@ -80,13 +81,13 @@ impl Drop for Logits {
 }
 
 impl Logits {
-    pub(in crate::engine) fn new(values: Vec<f32>, vocabulary: usize, spare: Spare) -> Logits {
+    pub(in crate::engine) fn new(values: Results, vocabulary: usize, spare: Spare) -> Logits {
         Logits { values, vocabulary, spare }
     }
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.values.len() / self.vocabulary
+        self.values.values().len() / self.vocabulary
     }
 
     /// The logits of the `index`th entry that wanted them, a number a token of the vocabulary.
@@ -94,7 +95,7 @@ impl Logits {
     /// # Panics
     /// When fewer wanted them.
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.vocabulary..][..self.vocabulary]
+        &self.values.values()[index * self.vocabulary..][..self.vocabulary]
     }
 
     /// The same, for those who change them in place.
@@ -102,6 +103,6 @@ impl Logits {
     /// # Panics
     /// When fewer wanted them.
     pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.values[index * self.vocabulary..][..self.vocabulary]
+        &mut self.values.values_mut()[index * self.vocabulary..][..self.vocabulary]
     }
 }

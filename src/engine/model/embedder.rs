@@ -2,9 +2,8 @@ use super::encoder::{Encoder, Room};
 use super::hyper::Hyper;
 use super::{Batch, Loaded, Model, Output};
 use crate::engine::Error;
-use crate::engine::kernels::Kernels;
-use crate::engine::kernels::Step;
 use crate::engine::kernels::cpu::Cpu;
+use crate::engine::kernels::{Kernels, Results, Step};
 use crate::engine::kv_cache::KvCache;
 
 /// A model that turns texts into vectors, with what it needs for that.
@@ -136,10 +135,10 @@ impl Embedder {
             (Memory::Decoder(cache), _) => {
                 let mut batch = Batch::new();
                 rows.for_each(|(token, slot, position, wanted)| batch.push(token, slot, position, wanted));
-                let mut states = Vec::new();
+                let mut states = Results::default();
                 let done = self.model.run(cache, &batch, Output::States, &mut states);
                 (0..texts.len()).for_each(|slot| cache.truncate(slot, 0));
-                done.map(|()| states)
+                done.map(|()| std::mem::take(states.here()))
             }
             (Memory::Encoder(_), _) => Err(Error::Request("the memory belongs to another model".into())),
         }

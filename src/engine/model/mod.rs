@@ -39,7 +39,7 @@ use super::blocks::Blocks;
 use super::gguf::{Gguf, Header};
 use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::Cuda;
-use super::kernels::{CacheShape, Kernels, KvKind, Step};
+use super::kernels::{CacheShape, Kernels, KvKind, Results, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
 use super::prefix_cache::{Identity, PrefixCache, Settings, Warn};
 use encoder::Encoder;
@@ -298,7 +298,7 @@ impl Model {
     }
 
     /// The same, for what is wanted of those entries that want something: appends a row each to `out`.
-    fn run(&self, cache: &mut KvCache, batch: &Batch, output: Output, out: &mut Vec<f32>) -> Result<(), Error> {
+    fn run(&self, cache: &mut KvCache, batch: &Batch, output: Output, out: &mut Results) -> Result<(), Error> {
         if cache.model != self.id {
             return Err(Error::Request("the cache belongs to another model".into()));
         }
@@ -311,12 +311,15 @@ impl Model {
         cache.reserve(entries)?;
 
         let KvCache { held, id, blocks, .. } = &mut *cache;
-        match (&self.loaded, held) {
+        let sound = match (&self.loaded, held) {
             (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
             (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
+        };
+        if !sound {
+            let found = out.values().iter().copied().find(|value| !value.is_finite());
+            return Err(Error::NotFinite(found.unwrap_or(f32::NAN)));
         }
-        check_finite(out)?;
         cache.commit(entries);
         cache.spill();
         Ok(())
@@ -331,7 +334,7 @@ impl<K: Kernels> On<K> {
         Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, capacity)? })
     }
 
-    /// Appends what is wanted of the entries that want something, a row each.
+    /// Appends what is wanted of the entries that want something, a row each; tells whether all of it are numbers.
     fn forward(
         &self,
         hyper: &Hyper,
@@ -340,8 +343,8 @@ impl<K: Kernels> On<K> {
         blocks: &mut Blocks,
         entries: &[Entry],
         output: Output,
-        out: &mut Vec<f32>,
-    ) {
+        out: &mut Results,
+    ) -> bool {
         let On { kernels: k, network } = self;
         let kv_cache::On { memory, workspace: w } = held;
         blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
@@ -353,9 +356,12 @@ impl<K: Kernels> On<K> {
             Output::Logits => network.ends().logits(k, hyper, rows, w),
             Output::States => network.ends().states(k, hyper, rows, w),
         };
-        let read = |rows: &[usize], w: &Workspace<K>, out: &mut Vec<f32>| match output {
-            Output::Logits => k.read(&w.logits, rows.len() * hyper.vocabulary, out),
-            Output::States => k.read(&w.h, rows.len() * hyper.width, out),
+        let mut sound = true;
+        let mut read = |rows: &[usize], w: &Workspace<K>, out: &mut Results| {
+            sound &= match output {
+                Output::Logits => k.land(&w.logits, rows.len() * hyper.vocabulary, out),
+                Output::States => k.land(&w.h, rows.len() * hyper.width, out),
+            }
         };
         for entries in entries.chunks(w.rows) {
             let step = step(entries, blocks.tables());
@@ -374,18 +380,7 @@ impl<K: Kernels> On<K> {
                 read(rows, w, out);
             }
         }
-    }
-}
-
-/// Whether all are numbers, a stretch at a time: who leaves at the first that is none looks at one at a time.
-fn check_finite(logits: &[f32]) -> Result<(), Error> {
-    let sound = |stretch: &&[f32]| stretch.iter().fold(true, |sound, logit| sound & logit.is_finite());
-    match logits.chunks(4096).find(|stretch| !sound(stretch)) {
-        None => Ok(()),
-        Some(stretch) => {
-            let value = stretch.iter().copied().find(|logit| !logit.is_finite()).unwrap_or(f32::NAN);
-            Err(Error::NotFinite(value))
-        }
+        sound
     }
 }
 

@@ -31,8 +31,9 @@ pub use cache::Cache;
 pub use device::{Device, Info};
 pub use driver::Error;
 pub use matrix::Matrix;
+pub use upload::Landed;
 
-use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
+use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Results, Rotation, Step, Weights};
 use crate::engine::blocks::Copy;
 use crate::engine::quant::Format;
 use buffer::Shape;
@@ -155,6 +156,26 @@ impl Kernels for Cuda {
         self.device.must(status, || format!("copying {bytes} bytes from the device"));
         self.device.wait();
         out.extend_from_slice(state.results.floats(len));
+    }
+
+    fn land(&self, x: &Buffer, len: usize, out: &mut Results) -> bool {
+        let mut state = self.state();
+        let landed = out.pinned(|values| Landed::new(&self.device, values));
+        let to = landed.reserve(len);
+        let from = x.read(len);
+        state.flag.as_mut_slice().fill(0);
+        let (flag, grid) = (state.flag.address() as Address, [len.div_ceil(4 * THREADS).min(1024), 1, 1]);
+        let driver = self.device.bind();
+        // SAFETY: unsound(x, count, flag): the flag is pinned memory, which the card reaches at the same address. There is
+        // room for the floats, and the stream is waited for before either is looked at.
+        unsafe {
+            launch!(self.device, c"unsound", grid, THREADS, 0, from, len as u64, flag);
+            let status = (driver.copy_to_host)(to, from, len * 4, self.device.stream());
+            self.device.must(status, || format!("copying {len} results from the device"));
+        }
+        self.device.wait();
+        landed.landed(len);
+        state.flag.as_mut_slice().iter().all(|&byte| byte == 0)
     }
 
     fn computes(&self, format: Format) -> bool {

@@ -206,6 +206,16 @@ KERNEL add(float* x, const float* y, u64 count) {
     if (i < count) x[i] += y[i];
 }
 
+// Tells if one of the numbers is none.
+KERNEL unsound(const float* x, u64 count, u32* flag) {
+    release();
+    depend();
+    bool found = false;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x)
+        found |= (__float_as_uint(x[i]) & 0x7f800000) == 0x7f800000;
+    if (found) *flag = 1;
+}
+
 KERNEL softcap(float* x, float cap, u64 count) {
     release();
     depend();

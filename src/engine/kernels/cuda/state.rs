@@ -14,8 +14,10 @@ const RING: usize = 32 << 20;
 /// What operations share besides their buffers.
 pub(super) struct State {
     pub ring: Ring,
-    /// Where results land.
+    /// Where results land on their way.
     pub results: Pinned,
+    /// Where the card says that a result is no number.
+    pub flag: Pinned,
     pub positions: List,
     pub slots: List,
     pub tables: List,
@@ -42,6 +44,7 @@ impl State {
         Ok(State {
             ring: Ring::new(device, RING)?,
             results: Pinned::new(device, 1 << 20)?,
+            flag: Pinned::new(device, 4)?,
             positions: List::default(),
             slots: List::default(),
             tables: List::default(),

@@ -15,6 +15,8 @@ pub(super) struct Pinned {
 
 // SAFETY: it is memory that only its owner refers to.
 unsafe impl Send for Pinned {}
+// SAFETY: as above; what is shared is only read.
+unsafe impl Sync for Pinned {}
 
 impl Pinned {
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
@@ -45,6 +47,13 @@ impl Pinned {
         unsafe { std::slice::from_raw_parts(self.address.cast::<f32>(), len) }
     }
 
+    /// The same, to be written.
+    pub fn floats_mut(&mut self, len: usize) -> &mut [f32] {
+        assert!(len * 4 <= self.bytes);
+        // SAFETY: as above, and borrowed with `self` alone.
+        unsafe { std::slice::from_raw_parts_mut(self.address.cast::<f32>(), len) }
+    }
+
     /// Its bytes, to be written; whoever calls has waited for what the card does with them.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: initialised, as large as that, and borrowed with `self`.
@@ -57,6 +66,64 @@ impl Drop for Pinned {
         let driver = self.device.bind();
         // SAFETY: it was allocated once and is given back once.
         unsafe { (driver.free_host)(self.address) };
+    }
+}
+
+/// Results in pinned memory, where the card puts them itself.
+pub struct Landed {
+    device: Arc<Device>,
+    memory: Option<Pinned>,
+    len: usize,
+}
+
+impl std::fmt::Debug for Landed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Landed").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Landed {
+    /// With these in it.
+    pub(super) fn new(device: &Arc<Device>, values: &[f32]) -> Landed {
+        let mut landed = Landed { device: device.clone(), memory: None, len: 0 };
+        landed.reserve(values.len());
+        landed.landed(values.len());
+        landed.values_mut().copy_from_slice(values);
+        landed
+    }
+
+    /// Where `len` more floats have room. Those that are there stay.
+    pub(super) fn reserve(&mut self, len: usize) -> *mut c_void {
+        let bytes = (self.len + len) * 4;
+        if bytes > 0 && self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            let mut memory =
+                Pinned::new(&self.device, bytes.next_power_of_two()).unwrap_or_else(|error| panic!("{error}"));
+            memory.floats_mut(self.len).copy_from_slice(self.values());
+            self.memory = Some(memory);
+        }
+        let start = self.memory.as_ref().map_or(std::ptr::null_mut(), Pinned::address);
+        start.cast::<f32>().wrapping_add(self.len).cast()
+    }
+
+    /// That so many have come to where there was room for them.
+    pub(super) fn landed(&mut self, len: usize) {
+        self.len += len;
+    }
+
+    /// All of them.
+    pub fn values(&self) -> &[f32] {
+        self.memory.as_ref().map_or(&[], |memory| memory.floats(self.len))
+    }
+
+    /// The same, for those who change them in place.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        let len = self.len;
+        self.memory.as_mut().map_or(&mut [], |memory| memory.floats_mut(len))
+    }
+
+    /// Forgets them, but not the room.
+    pub fn clear(&mut self) {
+        self.len = 0;
     }
 }
 
