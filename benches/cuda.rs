@@ -1,4 +1,4 @@
-//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]`.
+//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS]`.
 //!
 //! What is timed is what a worker would wait for: from tokens to logits in the host's memory. `trace` is for a profiler:
 //! `ncu --profile-from-start off` sees three steps of so many streams. Tokens are random: only speed is looked at.
@@ -16,16 +16,18 @@ fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(path) = arguments.next() else {
         println!(
-            "SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS]"
+            "SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS]"
         );
         return Ok(());
     };
     let what = arguments.next().unwrap_or_else(|| "all".into());
     let streams = arguments.next().map_or(Ok(1), |streams| streams.parse())?;
 
+    let multiprocessors = arguments.next().map(|most| most.parse()).transpose()?;
+
     let begun = Instant::now();
     let gguf = Arc::new(Gguf::open(Path::new(&path))?);
-    let model = Model::load(gguf, Options { device: Device::Cuda(0), ..Options::default() })?;
+    let model = Model::load(gguf, Options { device: Device::Cuda(0), multiprocessors, ..Options::default() })?;
     println!("loaded in {:.2} s", begun.elapsed().as_secs_f64());
     let wants = |name| what == "all" || what == name;
     let mut bench = Bench { model, random: 1 };

@@ -71,6 +71,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Instructions of the processor to compute with; the best that it has unless said.
     pub isa: Option<Isa>,
+    /// Multiprocessors of a card that products and attention take; all unless said.
+    pub multiprocessors: Option<usize>,
 }
 
 /// A model that answers.
@@ -169,7 +171,7 @@ impl Model {
                 if hyper.architecture.is_encoder() {
                     return Err(refused());
                 }
-                let device = Cuda::new(ordinal)?;
+                let device = Cuda::new(ordinal, options.multiprocessors)?;
                 let network = Network::load(&mut Loader::new(&gguf, &device), &hyper)?.ok_or_else(refused)?;
                 Ok(Model::new(hyper, Loaded::Cuda(Box::new(On { kernels: device, network }))))
             }

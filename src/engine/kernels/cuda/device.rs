@@ -15,7 +15,7 @@ pub struct Info {
     pub name: String,
     /// Its compute capability.
     pub capability: (i32, i32),
-    /// How many multiprocessors it has.
+    /// How many multiprocessors work is shared among: all that it has, unless told otherwise.
     pub multiprocessors: usize,
     /// Bytes of memory.
     pub memory: u64,
@@ -42,11 +42,11 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// Opens card number `ordinal`.
+    /// Opens card number `ordinal`, to share work among so many of its multiprocessors.
     ///
     /// # Errors
     /// When there is no driver, card or kernel for it.
-    pub fn open(ordinal: usize) -> Result<Arc<Device>, Error> {
+    pub fn open(ordinal: usize, multiprocessors: Option<usize>) -> Result<Arc<Device>, Error> {
         if !super::built() {
             return Err(Error::NoKernels);
         }
@@ -61,7 +61,9 @@ impl Device {
         let (mut number, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: writes one number; the ordinal was checked.
         driver.check(unsafe { (driver.device_get)(&mut number, asked) }, || format!("finding cuda:{ordinal}"))?;
-        let info = info(driver, number)?;
+        let mut info = info(driver, number)?;
+        info.multiprocessors =
+            multiprocessors.map_or(info.multiprocessors, |most| info.multiprocessors.min(most.max(1)));
         let images = images::select(info.capability).ok_or_else(|| {
             let (major, minor) = info.capability;
             Error::TooOld { name: info.name.clone(), major, minor }

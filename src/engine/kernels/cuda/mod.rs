@@ -57,12 +57,12 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On card number `ordinal`.
+    /// On card number `ordinal`, of which products and attention take so many multiprocessors; all unless said.
     ///
     /// # Errors
     /// When there is no driver, card, kernel or memory.
-    pub fn new(ordinal: usize) -> Result<Cuda, Error> {
-        let device = Device::open(ordinal)?;
+    pub fn new(ordinal: usize, multiprocessors: Option<usize>) -> Result<Cuda, Error> {
+        let device = Device::open(ordinal, multiprocessors)?;
         let none = |error: OutOfMemory| Error::Call {
             what: format!("opening cuda:{ordinal}"),
             name: "OUT_OF_MEMORY".into(),

@@ -18,7 +18,17 @@ const FLOATS: f64 = 1e-11;
 /// The card, opened once. None where there is none, which is said once.
 pub(in crate::engine) fn cuda() -> Option<&'static Cuda> {
     static CUDA: OnceLock<Option<Cuda>> = OnceLock::new();
-    let open = || match Cuda::new(0) {
+    opened(&CUDA, None)
+}
+
+/// The same as if it had so few multiprocessors that each has much to do.
+fn narrow() -> Option<&'static Cuda> {
+    static CUDA: OnceLock<Option<Cuda>> = OnceLock::new();
+    opened(&CUDA, Some(2))
+}
+
+fn opened(once: &'static OnceLock<Option<Cuda>>, multiprocessors: Option<usize>) -> Option<&'static Cuda> {
+    let open = || match Cuda::new(0, multiprocessors) {
         Ok(cuda) => Some(cuda),
         Err(error @ (Error::NoDriver(_) | Error::NoKernels)) => {
             eprintln!("SKIPPED: the CUDA kernels are not tested: {error}");
@@ -26,7 +36,7 @@ pub(in crate::engine) fn cuda() -> Option<&'static Cuda> {
         }
         Err(error) => panic!("{error}"),
     };
-    CUDA.get_or_init(open).as_ref()
+    once.get_or_init(open).as_ref()
 }
 
 fn plain() -> Cpu {
@@ -162,6 +172,19 @@ proptest! {
         let rows = rows / (1 + count / 20);
         for format in [Format::Q4K, Format::Q6K, Format::Q8_0, Format::F16] {
             product(cuda, format, rows, 1024, count, seed)?;
+        }
+    }
+
+    #[test]
+    fn products_of_few_multiprocessors(
+        seed in any::<u64>(),
+        rows in 500_usize..2000,
+        count in prop_oneof![1_usize..5, 5_usize..17, 17_usize..33],
+        blocks in 1_usize..9,
+    ) {
+        let Some(cuda) = narrow() else { return Ok(()) };
+        for format in [Format::Q4K, Format::Q6K, Format::Q5_0, Format::NVFP4] {
+            product(cuda, format, rows, 256 * blocks, count, seed)?;
         }
     }
 
