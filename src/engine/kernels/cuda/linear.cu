@@ -28,26 +28,37 @@ struct Linear {
     int rows, columns;
     int pair;  // of the first two products: out[0] = function(first) * second
     int gelu;  // the function
-    int units, ranges, groups;
-    int tiles;          // of a strip in a range
-    int batch;          // strips of a round (an even number of a pair's)
-    int stage, stages;  // bytes that a tile takes in shared memory, and how many a warp has there
+    int ranges, groups;
+    int few, more;        // units of a group, and how many groups have one more
+    int tiles, remaining; // of a strip in a range, and in the last one
+    int batch;            // strips of a round (an even number of a pair's)
+    int shift;            // warps of a block are 2 to the power of this
+    int stage, stages;  // bytes that a tile takes in shared memory, and how many a warp has there: 2 or 4
 };
 
 DEVICE float gated(int gelu, float x, float up) {
     // GELU's approximation by tanh is x * sigmoid((1.5957691 + 0.07135481 x^2) x).
     const float y = gelu ? (1.5957691f + 0.07135481f * x * x) * x : x;
-    return x / (1 + __expf(-y)) * up;
+    return __fdividef(x, 1 + __expf(-y)) * up;
 }
+
+// n / d of small numbers, with the reciprocal of d. What is done once a kernel had better be few instructions: no warp
+// has another's to hide behind.
+DEVICE float reciprocal(int d) {
+    float x;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(x) : "f"((float)d));
+    return x;
+}
+DEVICE int over(int n, float by) { return (int)((n + 0.5f) * by); }
 
 // A range's activations in shared memory.
 // - of floats: rows of halves, each 64 bytes further in its banks than the one before; the sums of groups likewise; scales
-//   in fours
+//   in fours. Row r is column 2r of the products: a lane has one row's, and leaves the odd columns alone
 // - of halves: as `Activations` has them, but chunk by chunk
 template <int N, bool FLOATS>
 struct Columns {
     const u8 *x, *sums;   // a lane's part of the first chunk
-    const float* scales;  // of rows 2t and 2t + 1
+    const float* scales;  // of row t of floats, of rows 2t and 2t + 1 of halves
 
     static __device__ __forceinline__ int row_bytes(int tiles) { return tiles * 512 + 64; }
     static __device__ __forceinline__ int sum_bytes(int tiles) { return tiles * 32 + 32; }
@@ -60,10 +71,10 @@ struct Columns {
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         if constexpr (FLOATS) {
             // What columns of rows that aren't there give is never looked at.
-            const int row = min(g, rows - 1);
+            const int row = min(g / 2, rows - 1);
             x = base + row * row_bytes(tiles) + t * 16;
             sums = base + rows * row_bytes(tiles) + row * sum_bytes(tiles) + t * 8;
-            scales = (const float*)(base + rows * (row_bytes(tiles) + sum_bytes(tiles))) + t % 2 * 2;
+            scales = (const float*)(base + rows * (row_bytes(tiles) + sum_bytes(tiles))) + t;
         } else {
             x = base + piece(g, t);
             sums = base + tiles * N * 4096 + g * 32 + t * 8;
@@ -78,24 +89,42 @@ struct Columns {
         return *(const uint2*)(sums + (FLOATS ? chunk * 32 : (chunk * N + n) * 256));
     }
     __device__ __forceinline__ float2 scale(int chunk, int n) const {
-        return *(const float2*)(scales + (FLOATS ? chunk * 4 : (chunk * N + n) * 8));
+        if (FLOATS) return make_float2(scales[chunk * 4], 0);
+        return *(const float2*)(scales + (chunk * N + n) * 8);
     }
 
-    // All threads put halves there.
-    static __device__ __forceinline__ void put(u8* base, const Activations& from, int first, int tiles) {
+    // All threads have halves put there.
+    static __device__ __forceinline__ void put(u8* base, const Activations& from, int first, int tiles, u32 barrier) {
         const size_t cells = from.cells();
+#if __CUDA_ARCH__ >= 900
+        if (threadIdx.x < 32) {
+            const u32 to = (u32)__cvta_generic_to_shared(base);
+            if (threadIdx.x == 0) barrier_expect(barrier, tiles * N * (4096 + 256 + 32));
+            __syncwarp();
+#pragma unroll 1
+            for (int i = threadIdx.x; i < tiles * N; i += 32) {
+                const size_t cell = ((size_t)(i % N) * from.chunks + first + i / N) * 8;
+                bulk_copy(to + i * 4096, from.base + cell * 512, 4096, barrier);
+                bulk_copy(to + tiles * N * 4096 + i * 256, from.base + cells * 512 + cell * 32, 256, barrier);
+                bulk_copy(to + tiles * N * (4096 + 256) + i * 32, from.base + cells * 544 + cell * 4, 32, barrier);
+            }
+        }
+        barrier_wait(barrier, 0);
+#else
 #pragma unroll 4
         for (int i = threadIdx.x; i < tiles * N * 256; i += blockDim.x) {
-            const int at = i / 256, n = at % N;
-            ((uint4*)base)[i] = *(const uint4*)(from.base + ((size_t)n * from.chunks + first + at / N) * 4096 + i % 256 * 16);
+            const int at = i / 256;
+            ((uint4*)base)[i] = *(const uint4*)(from.base + ((size_t)(at % N) * from.chunks + first + at / N) * 4096 + i % 256 * 16);
         }
         for (int i = threadIdx.x; i < tiles * N * 18; i += blockDim.x) {
-            const int at = i / 18, n = at % N, k = i % 18;
-            const size_t cell = ((size_t)n * from.chunks + first + at / N) * 8;
+            const int at = i / 18, k = i % 18;
+            const size_t cell = ((size_t)(at % N) * from.chunks + first + at / N) * 8;
             u8* to = base + tiles * N * 4096;
             if (k < 16) *(uint4*)(to + at * 256 + k * 16) = *(const uint4*)(from.base + cells * 512 + cell * 32 + k * 16);
             else *(uint4*)(to + tiles * N * 256 + at * 32 + k % 2 * 16) = *(const uint4*)(from.base + cells * 544 + cell * 4 + k % 2 * 16);
         }
+        __syncthreads();
+#endif
     }
 
     // A warp puts a chunk of a row there: each lane eight columns.
@@ -104,7 +133,8 @@ struct Columns {
         float most = 0, sum = 0;
 #pragma unroll
         for (int i = 0; i < 8; i++) most = fmaxf(most, fabsf(v[i]));
-        const float scale = scale_for(warp_max(most)), by = 1 / scale;
+        // The reciprocal of a power of two.
+        const float scale = scale_for(warp_max(most)), by = __uint_as_float((254u << 23) - __float_as_uint(scale));
         u32 h[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -129,6 +159,7 @@ struct Columns {
 template <int format, int N, bool FLOATS>
 DEVICE void multiply(const u8* tile, int steps, const Columns<N, FLOATS>& x, int chunk, float (&sum)[N][4]) {
     typedef Tile<format> T;
+    constexpr int STEP = FLOATS ? 2 : 1;  // odd columns are no one's
     const int lane = threadIdx.x % 32, t = lane % 4;
     T w;
     w.load(tile, lane, steps);
@@ -142,18 +173,15 @@ DEVICE void multiply(const u8* tile, int steps, const Columns<N, FLOATS>& x, int
     {                                                                                   \
         u32 a[4], b[4];                                                                 \
         w.template get<S, H>(a, b, lane);                                               \
-        float d0 = 1, d1 = 1;                                                           \
-        if constexpr (T::grouped) d0 = w.template group<S, H>(0), d1 = w.template group<S, H>(1); \
+        float d[2] = {1, 1};                                                            \
+        if constexpr (T::grouped) d[0] = w.template group<S, H>(0), d[1] = w.template group<S, H>(1); \
         _Pragma("unroll") for (int n = 0; n < N; n++) {                                 \
             const uint4 v = x.at(chunk, n, S * 2 + H);                                  \
             if constexpr (T::grouped) {                                                 \
                 float e[4];                                                             \
                 product(e, a, v.x, v.y);                                                \
                 mma(e, b, v.z, v.w);                                                    \
-                c[n][0] += e[0] * d0;                                                   \
-                c[n][1] += e[1] * d0;                                                   \
-                c[n][2] += e[2] * d1;                                                   \
-                c[n][3] += e[3] * d1;                                                   \
+                _Pragma("unroll") for (int i = 0; i < 4; i += STEP) c[n][i] += e[i] * d[i / 2]; \
             } else {                                                                    \
                 mma(c[n], a, v.x, v.y);                                                 \
                 mma(c[n], b, v.z, v.w);                                                 \
@@ -162,7 +190,6 @@ DEVICE void multiply(const u8* tile, int steps, const Columns<N, FLOATS>& x, int
     }
     EACH_GROUP(steps, GROUP);
 #undef GROUP
-    const float d0 = w.d(0), d1 = w.d(1);
     u32 mins[4] = {0, 0, 0, 0}, offsets[4] = {0, 0, 0, 0};
     if constexpr (T::minima) {
         mins[0] = mins[2] = w.mins(0, t), mins[1] = mins[3] = w.mins(1, t);
@@ -170,103 +197,98 @@ DEVICE void multiply(const u8* tile, int steps, const Columns<N, FLOATS>& x, int
     }
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        float v[4] = {0, 0, 0, 0};
+        float e[4] = {0, 0, 0, 0};
         if constexpr (T::minima) {
             const uint2 sums = x.sum(chunk, n);
             mma(c[n], offsets, sums.x, sums.y);
-            float e[4];
             product(e, mins, sums.x, sums.y);
-            v[0] = w.dmin(0) * e[0];
-            v[1] = w.dmin(0) * e[1];
-            v[2] = w.dmin(1) * e[2];
-            v[3] = w.dmin(1) * e[3];
         }
         const float2 scale = x.scale(chunk, n);
-        sum[n][0] += (d0 * c[n][0] - v[0]) * scale.x;
-        sum[n][1] += (d0 * c[n][1] - v[1]) * scale.y;
-        sum[n][2] += (d1 * c[n][2] - v[2]) * scale.x;
-        sum[n][3] += (d1 * c[n][3] - v[3]) * scale.y;
+#pragma unroll
+        for (int i = 0; i < 4; i += STEP) {
+            float v = w.d(i / 2) * c[n][i];
+            if constexpr (T::minima) v -= w.dmin(i / 2) * e[i];
+            sum[n][i] += v * (i % 2 ? scale.y : scale.x);
+        }
     }
 }
 
-// A block's part of the work: its place among others, its columns' first tile, how many, and its strips.
+// What a block's warp has to do. Its tiles are numbered through all rounds.
 struct Part {
-    int group, first, tiles, count;
-};
+    int group, first, tiles, count;  // its place among others, its columns' first tile, how many, and its strips
+    float by_tiles;                  // the reciprocal
+    int full, per, rest_per;         // whole rounds, and tiles of a warp in those and in the last one if it is none
+    int mine, all;                   // tiles of this warp in a whole round, and in all
 
-// What a warp fetches next. It lies in shared memory, as one lane keeps it, and looks at it once a tile.
-struct Feed {
-    const u8* from;
-    int bytes;                  // none: there is no more
-    int tile, last;             // bytes of its strip's tiles
-    int round, strip, at, end;  // strips of earlier rounds, of this one, tiles of this one, and the warp's last
-    int chunk;
-
-    // The first tile of a strip that the warp has.
-    __device__ __forceinline__ void locate(const Linear& a, const Part& part) {
-        const int each = a.pair ? 2 : 1, turn = round + strip;
-        int i = part.group + turn / each * a.groups, product = a.pair ? turn % 2 : 0;
-        if (!a.pair)
-            while (product < 2 && i >= a.products[product].strips) i -= a.products[product++].strips;
-        const Product& p = a.products[product];
-        tile = p.tile, last = p.last;
-        from = p.weights + i * p.strip + (size_t)(part.first + chunk) * p.tile;
-    }
-    // The warp's first tile in this round or a later one.
-    __device__ __forceinline__ void begin(const Linear& a, const Part& part) {
-        for (; round < part.count; round += a.batch) {
-            const int total = min(a.batch, part.count - round) * part.tiles, warps = blockDim.x / 32, per = (total + warps - 1) / warps;
-            at = threadIdx.x / 32 * per, end = min(at + per, total);
-            if (at >= end) continue;
-            strip = at / part.tiles, chunk = at % part.tiles;
-            return locate(a, part);
-        }
-    }
-    __device__ __forceinline__ void size(const Linear& a, const Part& part) {
-        bytes = round >= part.count ? 0 : (a.columns + 63) / 64 >= (part.first + chunk + 1) * 4 ? tile : last;
-    }
-    __device__ __forceinline__ void advance(const Linear& a, const Part& part) {
-        from += tile;
-        chunk++;
-        if (++at == end) {
-            round += a.batch;
-            begin(a, part);
-        } else if (chunk == part.tiles) {
-            chunk = 0, strip++;
-            locate(a, part);
-        }
-        size(a, part);
+    __device__ __forceinline__ Part(const Linear& a) {
+        const int warp = threadIdx.x / 32, range = blockIdx.y, round = (1 << a.shift) - 1;
+        group = blockIdx.x;
+        first = range * a.tiles;
+        tiles = range + 1 < a.ranges ? a.tiles : a.remaining;
+        by_tiles = reciprocal(tiles);
+        count = (a.few + (group < a.more)) << a.pair;
+        full = over(count, reciprocal(a.batch));
+        const int total = a.batch * tiles, rest = (count - full * a.batch) * tiles;
+        per = (total + round) >> a.shift, rest_per = (rest + round) >> a.shift;
+        mine = max(0, min(per, total - warp * per));
+        all = full * mine + max(0, min(rest_per, rest - warp * rest_per));
     }
 };
 
-// Tiles of a warp in shared memory, which come one after the other, round after round.
+// The product and the strip of it that a block's turn is about.
+DEVICE int strip_of(const Linear& a, int group, int turn, int& product) {
+    int strip = group + (turn >> a.pair) * a.groups;
+    product = turn & a.pair;
+    if (!a.pair && strip >= a.products[0].strips) {
+        strip -= a.products[0].strips, product = 1;
+        if (strip >= a.products[1].strips) strip -= a.products[1].strips, product = 2;
+    }
+    return strip;
+}
+
+// Tiles of a warp in shared memory, a power of two of them, which come one after the other.
 struct Ring {
     u32 base, barriers;  // of the warp, in shared memory
-    int stage;           // the next to be read
-    u32 parity;
+    const u8* from;      // a lane's tile of the next 32: where it is, and its bytes
+    int bytes;
 
-    // One lane has a stage filled with the next tile; before Hopper all lanes do.
-    __device__ __forceinline__ void fetch(const Linear& a, const Part& part, Feed& feed, int to) const {
+    __device__ __forceinline__ void aim(const Linear& a, const Part& part, int tile) {
+        tile += threadIdx.x % 32;
+        bytes = 0;
+        if (tile >= part.all) return;
+        int per = part.per, turn = 0;
+        if (tile >= part.mine || part.full == 0) {
+            const int round = tile < part.full * part.mine ? over(tile, reciprocal(part.mine)) : part.full;
+            tile -= round * part.mine, turn = round * a.batch;
+            if (round == part.full) per = part.rest_per;
+        }
+        const int flat = tile + threadIdx.x / 32 * per, strip = over(flat, part.by_tiles), chunk = part.first + flat - strip * part.tiles;
+        int product;
+        const int at = strip_of(a, part.group, turn + strip, product);
+        const Product& p = a.products[product];
+        from = p.weights + at * p.strip + (size_t)chunk * p.tile;
+        bytes = (a.columns + 63) / 64 >= chunk * 4 + 4 ? p.tile : p.last;
+    }
+    __device__ __forceinline__ void fetch(const Linear& a, const Part& part, int tile) {
+        if (tile % 32 == 0) aim(a, part, tile);
+        const int to = tile & (a.stages - 1);
 #if __CUDA_ARCH__ >= 900
-        if (threadIdx.x % 32 == 0 && feed.bytes > 0) {
-            barrier_expect(barriers + to * 8, feed.bytes);
-            bulk_copy(base + to * a.stage, feed.from, feed.bytes, barriers + to * 8);
-            feed.advance(a, part);
+        if (threadIdx.x % 32 == tile % 32 && bytes > 0) {
+            barrier_expect(barriers + to * 8, bytes);
+            bulk_copy(base + to * a.stage, from, bytes, barriers + to * 8);
         }
 #else
-        const int bytes = feed.bytes;
+        const int size = __shfl_sync(0xffffffff, bytes, tile % 32);
+        const u8* source = (const u8*)__shfl_sync(0xffffffff, (u64)from, tile % 32);
 #pragma unroll 4
-        for (int i = threadIdx.x % 32 * 16; i < bytes; i += 512)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(base + to * a.stage + i), "l"(feed.from + i));
+        for (int i = threadIdx.x % 32 * 16; i < size; i += 512)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(base + to * a.stage + i), "l"(source + i));
         asm volatile("cp.async.commit_group;");
-        __syncwarp();
-        if (threadIdx.x % 32 == 0 && bytes > 0) feed.advance(a, part);
-        __syncwarp();
 #endif
     }
-    __device__ __forceinline__ void wait() const {
+    __device__ __forceinline__ void wait(const Linear& a, int tile) const {
 #if __CUDA_ARCH__ >= 900
-        barrier_wait(barriers + stage * 8, parity);
+        barrier_wait(barriers + (tile & (a.stages - 1)) * 8, (tile & a.stages) != 0);
 #else
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         __syncwarp();
@@ -275,48 +297,48 @@ struct Ring {
 };
 
 // A row has 16 sums, and lies so far from the next that no two lanes meet in a bank.
-constexpr int ROW = 20, STAGES = 8;
+constexpr int ROW = 20, STAGES = 4;
 
 // Where a warp's sums of a strip lie: where no strip is shared or no warp has two, by one of them.
-DEVICE int slot(int strip, int warp, int tiles, int per) {
-    return per % tiles == 0 ? strip : tiles % per == 0 ? warp : strip + warp;
-}
+struct Slots {
+    int strips, warps;
+    __device__ __forceinline__ Slots(int tiles, int per, float by_tiles) {
+        const int whole = over(per, by_tiles), parts = over(tiles, reciprocal(per));
+        warps = whole * tiles != per;
+        strips = !warps || parts * per != tiles;
+    }
+    __device__ __forceinline__ int at(int strip, int warp) const { return strip * strips + warp * warps; }
+};
 
-template <int N, bool FLOATS>
+template <int N, bool FLOATS, int WARPS>
 DEVICE void linear(const Linear& a) {
     extern __shared__ __align__(16) u8 shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
     constexpr int OUTS = N * 128;
     release();
 
-    const int range = blockIdx.x % a.ranges, group = blockIdx.x / a.ranges, first = range * a.tiles;
-    const int tiles = min(a.tiles, (a.columns + 255) / 256 - first), steps = (a.columns + 63) / 64 - first * 4;
-    const int each = a.pair ? 2 : 1, count = (a.units - group + a.groups - 1) / a.groups * each;
+    const Part part(a);
+    const int first = part.first, tiles = part.tiles, count = part.count;
+    const int range = blockIdx.y, group = part.group, steps = (a.columns + 63) / 64 - first * 4, each = 1 << a.pair;
     // Activations, the warps' tiles, their sums.
     u8* tile_at = shared + (Columns<N, FLOATS>::bytes(a.rows, a.tiles) + 127) / 128 * 128;
     float* sums = (float*)(tile_at + warps * a.stages * a.stage);
-    __shared__ float squares[16 * 4], inverse[4];
-
-    const u8* tile_base = tile_at + warp * a.stages * a.stage;
-    __shared__ Feed feeds[16];
-    const Part part = {group, first, tiles, count};
-    Feed& feed = feeds[warp];
-    Ring ring = {(u32)__cvta_generic_to_shared(tile_base), 0, 0, 0};
+    __shared__ float squares[WARPS * 4], inverse[4];
+    const u8* mine = tile_at + warp * a.stages * a.stage;
+    Ring ring;
+    ring.base = (u32)__cvta_generic_to_shared(mine);
 #if __CUDA_ARCH__ >= 900
-    __shared__ __align__(8) u64 there[16 * STAGES];
+    __shared__ __align__(8) u64 there[WARPS * STAGES];
     ring.barriers = (u32)__cvta_generic_to_shared(there) + warp * STAGES * 8;
+    if (lane < STAGES) barrier_init(ring.barriers + lane * 8, 1);
+    __shared__ __align__(8) u64 halves_there;
+    if (!FLOATS && threadIdx.x == 0) barrier_init((u32)__cvta_generic_to_shared(&halves_there), 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    if (FLOATS) __syncwarp();
+    else __syncthreads();
 #endif
-    if (lane == 0) {
-#if __CUDA_ARCH__ >= 900
-        for (int s = 0; s < a.stages; s++) barrier_init(ring.barriers + s * 8, 1);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
-        feed.round = 0;
-        feed.begin(a, part);
-        feed.size(a, part);
-    }
-    __syncwarp();
-    for (int s = 0; s < a.stages; s++) ring.fetch(a, part, feed, s);
+#pragma unroll 1
+    for (int s = 0; s < a.stages; s++) ring.fetch(a, part, s);
 
     // Weights depend on no one; activations do.
     if constexpr (FLOATS) {
@@ -352,25 +374,29 @@ DEVICE void linear(const Linear& a) {
         }
     } else {
         depend();
-        Columns<N, FLOATS>::put(shared, a.halves, first, tiles);
+#if __CUDA_ARCH__ >= 900
+        Columns<N, FLOATS>::put(shared, a.halves, first, tiles, (u32)__cvta_generic_to_shared(&halves_there));
+#else
+        Columns<N, FLOATS>::put(shared, a.halves, first, tiles, 0);
+#endif
     }
-    __syncthreads();
+    if (FLOATS) __syncthreads();
     if (FLOATS && a.norm && warp < a.rows) {
         const float square = warp_sum(lane < warps ? squares[lane * 4 + warp] : 0);
         if (lane == 0) inverse[warp] = rsqrtf(square / a.columns + a.eps);
     }
     Columns<N, FLOATS> x;
-    x.look(shared, a.rows, a.tiles);
+    x.look(shared, a.rows, FLOATS ? a.tiles : tiles);
 
     const int all = FLOATS ? a.rows : N * 8;  // rows of sums
+    int tile = 0;
     for (int from = 0; from < count; from += a.batch) {
-        const int batch = min(a.batch, count - from), total = batch * tiles, per = (total + warps - 1) / warps;
+        const int batch = min(a.batch, count - from), total = batch * tiles, per = batch == a.batch ? part.per : part.rest_per;
+        const Slots slots(tiles, per, part.by_tiles);
         for (int at = warp * per, end = min(at + per, total); at < end;) {
-            const int strip = at / tiles, turn = from + strip;
-            int product = a.pair ? turn % 2 : 0;
-            if (!a.pair)
-                for (int i = group + turn * a.groups; product < 2 && i >= a.products[product].strips;) i -= a.products[product++].strips;
-            int chunk = at - strip * tiles;
+            const int strip = over(at, part.by_tiles);
+            int product, chunk = at - strip * tiles;
+            strip_of(a, group, from + strip, product);
             const int to = min(tiles, chunk + end - at);
             at += to - chunk;
             float sum[N][4];
@@ -378,14 +404,13 @@ DEVICE void linear(const Linear& a) {
             for (int n = 0; n < N; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) sum[n][i] = 0;
-#define SEGMENT(FORMAT, STEPS)                                                                                   \
-    for (; chunk < to; chunk++) {                                                                                \
-        ring.wait();                                                                                             \
-        multiply<FORMAT, N, FLOATS>(tile_base + ring.stage * a.stage, STEPS, x, chunk, sum);                     \
-        __syncwarp();                                                                                            \
-        ring.fetch(a, part, feed, ring.stage);                                                                   \
-        if (++ring.stage == a.stages) ring.stage = 0, ring.parity ^= 1;                                          \
-    }                                                                                                            \
+#define SEGMENT(FORMAT, STEPS)                                                                                 \
+    for (; chunk < to; chunk++, tile++) {                                                                      \
+        ring.wait(a, tile);                                                                                    \
+        multiply<FORMAT, N, FLOATS>(mine + (tile & (a.stages - 1)) * a.stage, STEPS, x, chunk, sum);                   \
+        __syncwarp();                                                                                          \
+        ring.fetch(a, part, tile + a.stages);                                                                  \
+    }                                                                                                          \
     break;
             switch (a.products[product].format) {
                 case F16: SEGMENT(F16, min(4, steps - chunk * 4))
@@ -399,51 +424,60 @@ DEVICE void linear(const Linear& a) {
                 default: SEGMENT(Q6_K, 4)
             }
 #undef SEGMENT
-            float* into = sums + (slot(strip, warp, tiles, per) * all + 2 * t) * ROW + g;
+            float* into = sums + slots.at(strip, warp) * all * ROW + g;
 #pragma unroll
             for (int n = 0; n < N; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (!FLOATS || 2 * t + i % 2 < all) into[(n * 8 + i % 2) * ROW + i / 2 * 8] = sum[n][i];
+                for (int i = 0; i < 4; i++) {
+                    if (!FLOATS) into[(n * 8 + 2 * t + i % 2) * ROW + i / 2 * 8] = sum[n][i];
+                    else if (i % 2 == 0 && t < all) into[t * ROW + i / 2 * 8] = sum[n][i];
+                }
         }
         __syncthreads();
 
-        const int units = batch / each, outs = a.rows * 16;
-        auto finish = [&](int unit, int i, float (&total)[2]) {
-            int strip = group + unit * a.groups, product = 0;
-            if (!a.pair)
-                while (product < 2 && strip >= a.products[product].strips) strip -= a.products[product++].strips;
+        // A warp adds up what all found of a unit: each lane of a feature, and of every second row.
+        const int units = batch >> a.pair, feature = lane % 16, before = from >> a.pair;
+        const float by_per = reciprocal(per);
+        auto finish = [&](int unit, int row, float (&total)[2]) {
+            int product;
+            const int strip = strip_of(a, group, unit * each, product), at = strip * 16 + feature;
             const Product& p = a.products[product];
-            const int row = i / 16, feature = strip * 16 + i % 16;
-            if (feature >= p.features) return;
+            if (at >= p.features) return;
             const float by = FLOATS && a.norm ? inverse[row] : 1;
             float x = total[0] * by;
-            if (p.bias) x += p.bias[feature];
+            if (p.bias) x += p.bias[at];
             if (a.pair) {
                 float up = total[1] * by;
-                if (a.products[1].bias) up += a.products[1].bias[feature];
+                if (a.products[1].bias) up += a.products[1].bias[at];
                 x = gated(a.gelu, x, up);
             }
-            float* out = p.out + (size_t)row * p.features + feature;
+            float* out = p.out + (size_t)row * p.features + at;
             *out = p.add ? *out + x : x;
         };
-        for (int i = threadIdx.x; i < units * outs; i += blockDim.x) {
-            const int unit = i / outs, out = i % outs;
-            float total[2] = {0, 0};
+        for (int unit = warp; unit < units; unit += warps) {
+            int begin[2], end[2];
 #pragma unroll
             for (int s = 0; s < 2; s++) {
-                if (s == each) break;
-                const int strip = unit * each + s, until = (strip * tiles + tiles - 1) / per;
-                for (int w = strip * tiles / per; w <= until; w++)
-                    total[s] += sums[(slot(strip, w, tiles, per) * all + out / 16) * ROW + out % 16];
+                const int strip = unit * each + s;
+                begin[s] = over(strip * tiles, by_per), end[s] = over(strip * tiles + tiles - 1, by_per) + 1;
             }
-            if (a.ranges == 1) {
-                finish(from / each + unit, out, total);
-            } else {
-                const size_t at = group + (size_t)(from / each + unit) * a.groups;
-                float* partial = a.partial + (at * a.ranges + range) * each * OUTS + out;
-                __stcg(partial, total[0]);
-                if (a.pair) __stcg(partial + OUTS, total[1]);
+            const size_t at = group + (size_t)(before + unit) * a.groups;
+            float* partial = a.partial + (at * a.ranges + range) * each * OUTS + feature;
+            for (int row = lane / 16; row < a.rows; row += 2) {
+                float total[2] = {0, 0};
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+                    if (s == each) break;
+#pragma unroll 4
+                    for (int w = begin[s]; w < end[s]; w++)
+                        total[s] += sums[(slots.at(unit * each + s, w) * all + row) * ROW + feature];
+                }
+                if (a.ranges == 1) {
+                    finish(before + unit, row, total);
+                } else {
+                    __stcg(partial + row * 16, total[0]);
+                    if (a.pair) __stcg(partial + OUTS + row * 16, total[1]);
+                }
             }
         }
         if (a.ranges > 1) {
@@ -452,32 +486,32 @@ DEVICE void linear(const Linear& a) {
             __threadfence();
             __syncthreads();
             for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
-                u32* arrived = a.arrived + group + (from / each + unit) * a.groups;
+                u32* arrived = a.arrived + group + (before + unit) * a.groups;
                 last[unit] = atomicAdd(arrived, 1) == a.ranges - 1;
                 if (last[unit]) *arrived = 0;
             }
             __syncthreads();
             __threadfence();
-            for (int i = threadIdx.x; i < units * outs; i += blockDim.x) {
-                const int unit = i / outs, out = i % outs;
+            for (int unit = warp; unit < units; unit += warps) {
                 if (!last[unit]) continue;
-                const size_t at = group + (size_t)(from / each + unit) * a.groups;
-                const float* partial = a.partial + at * a.ranges * each * OUTS + out;
-                float total[2] = {0, 0};
+                const size_t at = group + (size_t)(before + unit) * a.groups;
+                const float* partial = a.partial + at * a.ranges * each * OUTS + feature;
+                for (int row = lane / 16; row < a.rows; row += 2) {
+                    float total[2] = {0, 0};
 #pragma unroll 4
-                for (int r = 0; r < a.ranges; r++) {
-                    total[0] += __ldcg(partial + r * each * OUTS);
-                    if (a.pair) total[1] += __ldcg(partial + (r * each + 1) * OUTS);
+                    for (int r = 0; r < a.ranges; r++) {
+                        total[0] += __ldcg(partial + r * each * OUTS + row * 16);
+                        if (a.pair) total[1] += __ldcg(partial + (r * each + 1) * OUTS + row * 16);
+                    }
+                    finish(before + unit, row, total);
                 }
-                finish(from / each + unit, out, total);
             }
         }
         if (from + a.batch < count) __syncthreads();
     }
 }
 
-// Of floats: two blocks fit on a multiprocessor, so that the next product's weights are on their way before this one ends.
-KERNEL __launch_bounds__(512, 2) linear_floats(const __grid_constant__ Linear a) { linear<1, true>(a); }
-KERNEL __launch_bounds__(512, 1) linear_1(const __grid_constant__ Linear a) { linear<1, false>(a); }
-KERNEL __launch_bounds__(512, 1) linear_2(const __grid_constant__ Linear a) { linear<2, false>(a); }
-KERNEL __launch_bounds__(512, 1) linear_4(const __grid_constant__ Linear a) { linear<4, false>(a); }
+KERNEL __launch_bounds__(512, 1) linear_floats(const __grid_constant__ Linear a) { linear<1, true, 16>(a); }
+KERNEL __launch_bounds__(512, 1) linear_1(const __grid_constant__ Linear a) { linear<1, false, 16>(a); }
+KERNEL __launch_bounds__(512, 1) linear_2(const __grid_constant__ Linear a) { linear<2, false, 16>(a); }
+KERNEL __launch_bounds__(512, 1) linear_4(const __grid_constant__ Linear a) { linear<4, false, 16>(a); }
