@@ -5,7 +5,7 @@
 // strips (a round) are dealt out to its warps, as many to each, one after the other as they lie. A warp has its next
 // tiles copied to shared memory meanwhile. What warps found of a strip, in turn, is added up when all have ended.
 // Activations lie in shared memory. Where they don't fit, there is more than one range: the blocks' sums meet in memory,
-// and the last to arrive adds them up, in the order of the ranges.
+// and another kernel adds them up.
 #include "formats.cuh"
 
 struct Product {
@@ -23,7 +23,7 @@ struct Linear {
     const float* x;      // [rows, columns], up to four rows
     const float* norm;   // of x first, if not null
     float* partial;      // [units, ranges, products of a unit, sums]
-    u32* arrived;        // [units], zeros
+    float* inverse;      // where there are ranges: what the rows of x are to be multiplied with for the norm
     float eps;
     int rows, columns;
     int pair;  // of the first two products: out[0] = function(first) * second
@@ -235,15 +235,38 @@ struct Part {
     }
 };
 
-// The product and the strip of it that a block's turn is about.
-DEVICE int strip_of(const Linear& a, int group, int turn, int& product) {
-    int strip = group + (turn >> a.pair) * a.groups;
-    product = turn & a.pair;
-    if (!a.pair && strip >= a.products[0].strips) {
-        strip -= a.products[0].strips, product = 1;
-        if (strip >= a.products[1].strips) strip -= a.products[1].strips, product = 2;
+// The strip of a product that a unit is; a pair's are of both products.
+DEVICE int strip_of(const Linear& a, int unit, int& product) {
+    product = 0;
+    if (!a.pair && unit >= a.products[0].strips) {
+        unit -= a.products[0].strips, product = 1;
+        if (unit >= a.products[1].strips) unit -= a.products[1].strips, product = 2;
     }
+    return unit;
+}
+
+// The same for a block's turn.
+DEVICE int strip_of(const Linear& a, int group, int turn, int& product) {
+    const int strip = strip_of(a, group + (turn >> a.pair) * a.groups, product);
+    if (a.pair) product = turn & 1;
     return strip;
+}
+
+// Makes a result of the sums of a unit's products.
+DEVICE void finish(const Linear& a, int unit, int row, int feature, const float (&total)[2], float by) {
+    int product = 0;
+    const int at = strip_of(a, unit, product) * 16 + feature;
+    const Product& p = a.products[product];
+    if (at >= p.features) return;
+    float x = total[0] * by;
+    if (p.bias) x += p.bias[at];
+    if (a.pair) {
+        float up = total[1] * by;
+        if (a.products[1].bias) up += a.products[1].bias[at];
+        x = gated(a.gelu, x, up);
+    }
+    float* out = p.out + (size_t)row * p.features + at;
+    *out = p.add ? *out + x : x;
 }
 
 // Tiles of a warp in shared memory, a power of two of them, which come one after the other.
@@ -383,7 +406,10 @@ DEVICE void linear(const Linear& a) {
     if (FLOATS) __syncthreads();
     if (FLOATS && a.norm && warp < a.rows) {
         const float square = warp_sum(lane < warps ? squares[lane * 4 + warp] : 0);
-        if (lane == 0) inverse[warp] = rsqrtf(square / a.columns + a.eps);
+        if (lane == 0) {
+            inverse[warp] = rsqrtf(square / a.columns + a.eps);
+            if (a.ranges > 1 && blockIdx.x == 0 && range == 0) a.inverse[warp] = inverse[warp];
+        }
     }
     Columns<N, FLOATS> x;
     x.look(shared, a.rows, FLOATS ? a.tiles : tiles);
@@ -435,79 +461,62 @@ DEVICE void linear(const Linear& a) {
         }
         __syncthreads();
 
-        // A warp adds up what all found of a unit: each lane of a feature, and of every second row.
+        // A warp adds up what all found of 8 rows of a unit: each lane of a feature, and of every second row.
+        constexpr int ROWS = FLOATS ? 2 : 4;
         const int units = batch >> a.pair, feature = lane % 16, before = from >> a.pair;
         const float by_per = reciprocal(per);
-        auto finish = [&](int unit, int row, float (&total)[2]) {
-            int product;
-            const int strip = strip_of(a, group, unit * each, product), at = strip * 16 + feature;
-            const Product& p = a.products[product];
-            if (at >= p.features) return;
-            const float by = FLOATS && a.norm ? inverse[row] : 1;
-            float x = total[0] * by;
-            if (p.bias) x += p.bias[at];
-            if (a.pair) {
-                float up = total[1] * by;
-                if (a.products[1].bias) up += a.products[1].bias[at];
-                x = gated(a.gelu, x, up);
-            }
-            float* out = p.out + (size_t)row * p.features + at;
-            *out = p.add ? *out + x : x;
-        };
-        for (int unit = warp; unit < units; unit += warps) {
-            int begin[2], end[2];
+        for (int i = warp; i < units * N; i += warps) {
+            const int unit = i / N, row = i % N * 8 + lane / 16;
+            float total[ROWS][2];
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) total[k][0] = total[k][1] = 0;
 #pragma unroll
             for (int s = 0; s < 2; s++) {
-                const int strip = unit * each + s;
-                begin[s] = over(strip * tiles, by_per), end[s] = over(strip * tiles + tiles - 1, by_per) + 1;
-            }
-            const size_t at = group + (size_t)(before + unit) * a.groups;
-            float* partial = a.partial + (at * a.ranges + range) * each * OUTS + feature;
-            for (int row = lane / 16; row < a.rows; row += 2) {
-                float total[2] = {0, 0};
+                if (s == each) break;
+                const int strip = unit * each + s, end = over(strip * tiles + tiles - 1, by_per);
+#pragma unroll 2
+                for (int w = over(strip * tiles, by_per); w <= end; w++) {
+                    const float* found = sums + (slots.at(strip, w) * all + row) * ROW + feature;
 #pragma unroll
-                for (int s = 0; s < 2; s++) {
-                    if (s == each) break;
-#pragma unroll 4
-                    for (int w = begin[s]; w < end[s]; w++)
-                        total[s] += sums[(slots.at(unit * each + s, w) * all + row) * ROW + feature];
+                    for (int k = 0; k < ROWS; k++)
+                        if (!FLOATS || row + 2 * k < all) total[k][s] += found[2 * k * ROW];
                 }
+            }
+            const int at = group + (before + unit) * a.groups;
+            float* partial = a.partial + (((size_t)at * a.ranges + range) << a.pair) * OUTS + feature;
+#pragma unroll
+            for (int k = 0; k < ROWS; k++) {
+                const int r = row + 2 * k;
+                if (r >= a.rows) break;
                 if (a.ranges == 1) {
-                    finish(before + unit, row, total);
+                    finish(a, at, r, feature, total[k], FLOATS && a.norm ? inverse[r] : 1);
                 } else {
-                    __stcg(partial + row * 16, total[0]);
-                    if (a.pair) __stcg(partial + OUTS + row * 16, total[1]);
-                }
-            }
-        }
-        if (a.ranges > 1) {
-            // The last range to arrive adds them up.
-            u32* last = (u32*)sums;
-            __threadfence();
-            __syncthreads();
-            for (int unit = threadIdx.x; unit < units; unit += blockDim.x) {
-                u32* arrived = a.arrived + group + (before + unit) * a.groups;
-                last[unit] = atomicAdd(arrived, 1) == a.ranges - 1;
-                if (last[unit]) *arrived = 0;
-            }
-            __syncthreads();
-            __threadfence();
-            for (int unit = warp; unit < units; unit += warps) {
-                if (!last[unit]) continue;
-                const size_t at = group + (size_t)(before + unit) * a.groups;
-                const float* partial = a.partial + at * a.ranges * each * OUTS + feature;
-                for (int row = lane / 16; row < a.rows; row += 2) {
-                    float total[2] = {0, 0};
-#pragma unroll 4
-                    for (int r = 0; r < a.ranges; r++) {
-                        total[0] += __ldcg(partial + r * each * OUTS + row * 16);
-                        if (a.pair) total[1] += __ldcg(partial + (r * each + 1) * OUTS + row * 16);
-                    }
-                    finish(before + unit, row, total);
+                    partial[r * 16] = total[k][0];
+                    if (a.pair) partial[OUTS + r * 16] = total[k][1];
                 }
             }
         }
         if (from + a.batch < count) __syncthreads();
+    }
+}
+
+// What ranges found of a unit, added up in their order.
+KERNEL linear_sums(const __grid_constant__ Linear a) {
+    release();
+    const int outs = a.rows <= 8 ? 128 : a.rows <= 16 ? 256 : 512, unit = blockIdx.x;
+    const float* partial = a.partial + (((size_t)unit * a.ranges) << a.pair) * outs;
+    depend();
+    for (int out = threadIdx.x; out < a.rows * 16; out += blockDim.x) {
+        float total[2] = {0, 0};
+#pragma unroll 8
+        for (int r = 0; r < a.ranges; r++) {
+            const float* from = partial + ((r * outs) << a.pair) + out;
+            total[0] += __ldcg(from);
+            if (a.pair) total[1] += __ldcg(from + outs);
+        }
+        float by = 1;
+        if (a.norm && !a.halves.base) by = a.inverse[out / 16];
+        finish(a, unit, out / 16, out % 16, total, by);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::buffer::{Activations, Shape};
 use super::driver::Address;
 use super::matrix::{Matrix, STRIP, number, tile_bytes};
-use super::{Buffer, Cuda, Gate, Product, counters, grown, threads_of};
+use super::{Buffer, Cuda, Gate, Product, grown, threads_of};
 
 /// Up to so many rows, weights are dequantised on the way to them; for more, once for all.
 const FEW: usize = 32;
@@ -17,8 +17,8 @@ const FLOATS: usize = 4;
 /// Products that they compute at once.
 pub(super) const PRODUCTS: usize = 3;
 
-/// Tiles of a warp in shared memory at most: `STAGES` of `linear.cu`. One is read while the others come.
-const STAGES: usize = 8;
+/// Tiles of a warp in shared memory at most: `STAGES` of `linear.cu`, a power of two. One is read while the others come.
+const STAGES: usize = 4;
 
 /// Warps of a block at most.
 const WARPS: usize = 16;
@@ -64,17 +64,20 @@ struct Linear {
     x: Address,
     norm: Address,
     partial: Address,
-    arrived: Address,
+    inverse: Address,
     eps: f32,
     rows: i32,
     columns: i32,
     pair: i32,
     gelu: i32,
-    units: i32,
     ranges: i32,
     groups: i32,
+    few: i32,
+    more: i32,
     tiles: i32,
+    remaining: i32,
     batch: i32,
+    shift: i32,
     stage: i32,
     stages: i32,
 }
@@ -111,7 +114,7 @@ struct Work {
 /// How the work of a product with few rows is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
-    /// Warps of a block.
+    /// Warps of a block, a power of two.
     warps: usize,
     /// Blocks that share the columns.
     ranges: usize,
@@ -121,7 +124,7 @@ struct Plan {
     tiles: usize,
     /// Strips that a block's warps share at a time.
     batch: usize,
-    /// Tiles of a warp in shared memory.
+    /// Tiles of a warp in shared memory, a power of two.
     stages: usize,
     /// Bytes of shared memory of a block.
     shared: usize,
@@ -148,13 +151,12 @@ impl Work {
         slots * self.rows * 20 * 4
     }
 
-    /// Shared out among multiprocessors with so much shared memory for all their blocks, and for each at most.
-    fn plan(&self, multiprocessors: usize, memory: usize, most: usize, stages: usize) -> Plan {
-        // Two blocks of floats, so that one can begin before another's has ended.
-        let halved = if self.floats { memory / 2 - RESERVED } else { 0 };
-        let rooms = [(halved, WARPS), (most - RESERVED, WARPS), (most - RESERVED, WARPS / 2), (most - RESERVED, 1)];
+    /// Shared out among multiprocessors with so much shared memory.
+    fn plan(&self, multiprocessors: usize, memory: usize, stages: usize) -> Plan {
+        let warps = |&warps: &usize| warps > 0;
         let fitting = |ranges: usize| {
-            rooms.iter().find_map(|&(room, warps)| self.fit(multiprocessors, room, warps, ranges, stages))
+            let warps = std::iter::successors(Some(WARPS), |warps| Some(warps / 2)).take_while(warps);
+            warps.filter_map(|warps| self.fit(multiprocessors, memory - RESERVED, warps, ranges, stages)).next()
         };
         // Ranges of about equal length; few, as their sums meet in memory.
         let even = |&ranges: &usize| {
@@ -182,7 +184,8 @@ impl Work {
         let sums = (self.each..=batch).step_by(self.each).map(|strips| self.sums(strips, tiles, warps)).max()?;
         // No more than there are tiles for.
         let per = (count * tiles).div_ceil(warps).max(2);
-        let stages = (2 + (left - sums) / (warps * self.stage)).min(stages).min(per);
+        let most = (2 + (left - sums) / (warps * self.stage)).min(stages).min(per);
+        let stages = 1 << most.ilog2();
         let shared = fixed + (stages - 2) * warps * self.stage + sums;
         Some(Plan { warps, ranges, groups, tiles, batch, stages, shared })
     }
@@ -268,26 +271,32 @@ impl Cuda {
             stage: products.iter().map(|product| tile_bytes(product.matrix.format, steps)).max().unwrap_or(16),
         };
         let stages = if info.capability >= (9, 0) { STAGES } else { 2 };
-        let plan = work.plan(info.multiprocessors, info.shared + (1 << 10), info.shared, stages);
-        (argument.units, argument.ranges, argument.groups) =
-            (work.units as i32, plan.ranges as i32, plan.groups as i32);
-        (argument.tiles, argument.batch) = (plan.tiles as i32, plan.batch as i32);
+        let plan = work.plan(info.multiprocessors, info.shared, stages);
+        (argument.ranges, argument.groups) = (plan.ranges as i32, plan.groups as i32);
+        (argument.few, argument.more) = ((work.units / plan.groups) as i32, (work.units % plan.groups) as i32);
+        argument.tiles = plan.tiles as i32;
+        argument.remaining = (work.tiles - (plan.ranges - 1) * plan.tiles) as i32;
+        (argument.batch, argument.shift) = (plan.batch as i32, plan.warps.ilog2() as i32);
         (argument.stage, argument.stages) = (work.stage as i32, plan.stages as i32);
         let mut state = self.state();
         if plan.ranges > 1 {
             let bytes = work.units * plan.ranges * work.each * n * 128 * 4;
-            argument.partial = grown(&mut state.partial, &self.device, bytes, "parts of products");
-            argument.arrived = counters(&mut state.arrived, &self.device, work.units);
+            // And a number for each row of floats.
+            argument.partial = grown(&mut state.partial, &self.device, bytes + FLOATS * 4, "parts of products");
+            argument.inverse = argument.partial + bytes as u64;
         }
-        let (grid, threads, shared) = ([plan.groups * plan.ranges, 1, 1], plan.warps * 32, plan.shared);
+        let (grid, threads, shared) = ([plan.groups, plan.ranges, 1], plan.warps * 32, plan.shared);
         // SAFETY: each takes `Linear`, whose products have as many strips, features and rows as their buffers, with
-        // shared memory for activations, all warps' tiles and what they find.
+        // shared memory for activations, all warps' tiles and what they find; and memory for what ranges find.
         unsafe {
             match (floats, n) {
                 (true, _) => launch!(self.device, c"linear_floats", grid, threads, shared, argument),
                 (_, 1) => launch!(self.device, c"linear_1", grid, threads, shared, argument),
                 (_, 2) => launch!(self.device, c"linear_2", grid, threads, shared, argument),
                 _ => launch!(self.device, c"linear_4", grid, threads, shared, argument),
+            }
+            if plan.ranges > 1 {
+                launch!(self.device, c"linear_sums", [work.units, 1, 1], 128 * n.min(2), 0, argument);
             }
         }
     }
@@ -364,17 +373,20 @@ fn argument(rows: usize, products: &mut [Product<'_, Cuda>], add: bool, function
         x: 0,
         norm: 0,
         partial: 0,
-        arrived: 0,
+        inverse: 0,
         eps: 0.0,
         rows: rows as i32,
         columns: columns as i32,
         pair: i32::from(function.is_some()),
         gelu: i32::from(function == Some(Gate::Gelu)),
-        units: 0,
         ranges: 0,
         groups: 0,
+        few: 0,
+        more: 0,
         tiles: 0,
+        remaining: 0,
         batch: 0,
+        shift: 0,
         stage: 0,
         stages: 0,
     }
@@ -397,9 +409,10 @@ mod tests {
             stage in prop_oneof![Just(2304_usize), Just(3360), Just(4352), Just(8192)],
         ) {
             let work = Work { rows, floats, units, each, tiles, stage };
-            let plan = work.plan(multiprocessors, most + 1024, most, STAGES);
+            let plan = work.plan(multiprocessors, most, STAGES);
             prop_assert!((1..=WARPS).contains(&plan.warps) && plan.shared <= most - RESERVED, "{plan:?}");
-            prop_assert!((2..=STAGES).contains(&plan.stages));
+            prop_assert!((2..=STAGES).contains(&plan.stages) && plan.stages.is_power_of_two());
+            prop_assert!(plan.warps.is_power_of_two());
             // No range is without a tile, no group without a unit, and pairs stay together.
             prop_assert!(plan.tiles * plan.ranges >= tiles && plan.tiles * (plan.ranges - 1) < tiles);
             prop_assert!((1..=units).contains(&plan.groups) && plan.batch.is_multiple_of(each));
@@ -417,16 +430,14 @@ mod tests {
     fn eight_billion_weights_on_132_multiprocessors() {
         let check = |(rows, floats), (units, each), tiles, expected| {
             let work = Work { rows, floats, units, each, tiles, stage: 2304 };
-            let plan = work.plan(132, 228 << 10, 227 << 10, STAGES);
+            let plan = work.plan(132, 227 << 10, STAGES);
             assert_eq!((plan.warps, plan.ranges, plan.groups, plan.batch, plan.stages), expected, "{work:?} {plan:?}");
-            // Two at once.
-            assert!(!floats || plan.shared <= 110 << 10, "{plan:?}");
         };
         let one = (1, true);
         check(one, (384, 1), 16, (16, 1, 132, 3, 2));
         check(one, (256, 1), 16, (16, 1, 132, 2, 2));
-        check(one, (896, 2), 16, (16, 1, 132, 14, 2));
-        check(one, (256, 1), 56, (16, 1, 132, 2, 2));
+        check(one, (896, 2), 16, (16, 1, 132, 14, 4));
+        check(one, (256, 1), 56, (16, 1, 132, 2, 4));
         let many = (32, false);
         check(many, (896, 2), 16, (16, 4, 33, 16, 2));
     }
