@@ -288,7 +288,7 @@ DEVICE void attend(const Attention& a) {
         const __half *k = keys + lane_key, *v = keys + lane_value;
         if (block + stride < to) upcoming = table[block + stride];
         // Where there are registers for it, values are on their way before they are wanted.
-        constexpr int KEPT = SMALL || D > 128 ? 0 : D / 8;
+        constexpr int KEPT = D > 128 ? 0 : D / 8;
         uint4 kept[D / 8];
 #pragma unroll
         for (int d = 0; d < KEPT; d++) kept[d] = load16(v + d * 256);
@@ -430,8 +430,8 @@ DEVICE void attend_many(const Attention& a) {
 }
 
 #define ATTEND(D)                                                                                                       \
-    KERNEL __launch_bounds__(256, D > 128 ? 1 : 2) attend_##D##_turned(const __grid_constant__ Attention a) { attend<D, true, true>(a); } \
-    KERNEL __launch_bounds__(256, D > 128 ? 1 : 2) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true, false>(a); } \
+    KERNEL __launch_bounds__(256) attend_##D##_turned(const __grid_constant__ Attention a) { attend<D, true, true>(a); } \
+    KERNEL __launch_bounds__(256) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true, false>(a); } \
     KERNEL __launch_bounds__(128) attend_##D(const __grid_constant__ Attention a) { attend<D, false, false>(a); }        \
     KERNEL __launch_bounds__(256) attend_##D##_many(const __grid_constant__ Attention a) { attend_many<D>(a); }
 ATTEND(64)

@@ -214,12 +214,13 @@ impl Cuda {
         if !few.is_empty() {
             let small = few.iter().all(|queries| queries.count * per <= SMALL);
             let (warps, rows) = if small { (8, SMALL) } else { (4, ROWS) };
-            // As many parts as give every multiprocessor two, and each of their warps something to see: putting them together
-            // takes as long as a few blocks. What is recorded stands for all contexts up to the next power of two.
+            // No more parts than multiprocessors, and each with something to see: a block for each of half its warps, or, as
+            // putting many parts together takes longer, two for each. What is recorded stands for all contexts up to the next
+            // power of two.
             let longest = few.iter().map(|queries| queries.position + queries.count).max().unwrap_or(1);
-            let seen = longest.next_power_of_two().min(window.map_or(usize::MAX, |window| window + BLOCK));
-            let wanted = 2 * self.device.info().multiprocessors / (places * few.len()).max(1);
-            let splits = wanted.min(seen / (BLOCK * warps * 4)).clamp(1, 64);
+            let seen = longest.next_power_of_two().min(window.map_or(usize::MAX, |window| window + BLOCK)) / BLOCK;
+            let wanted = self.device.info().multiprocessors / (places * few.len()).max(1);
+            let splits = wanted.min((seen * 2 / warps).min(8).max(seen / warps / 2)).clamp(1, 64);
             argument.splits = splits as i32;
             if splits > 1 {
                 let parts = few.len() * places * splits;
