@@ -4,15 +4,16 @@ use crate::auth::{Keys, Sessions};
 use crate::config::Config;
 use crate::db::Db;
 use crate::db::usage::Usage;
-use crate::docker::Docker;
+use crate::docker::{Container, Docker};
 use crate::gpu;
 use crate::models::Models;
 use crate::placement::{self, Learned, Limits, Placement, Policy, Sight};
-use crate::runtime::Runtime;
+use crate::runtime::{Attribution, Runtime};
 use crate::stacks::Stacks;
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Handles on everything that a request may need. Each is cheap to clone, and so is the whole.
@@ -77,6 +78,7 @@ impl App {
         let placement =
             Placement::with_runtime(runtime.clone(), policy.clone(), learned, limits, sight, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
+        tokio::spawn(name_holders(gpu.clone(), docker.containers(), placement.status(), tenants.clone()));
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
         let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
         for (name, stays) in policy.kept() {
@@ -117,5 +119,49 @@ impl App {
         self.usage.flush().await;
         self.metrics.close().await;
         self.db.close().await;
+    }
+}
+
+/// Tells the probe what processes on cards are called, now and after every change, until `stop`.
+async fn name_holders(
+    gpu: gpu::Monitor,
+    mut containers: watch::Receiver<Arc<Vec<Container>>>,
+    mut placement: watch::Receiver<Arc<placement::Status>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let owners = owners(&containers.borrow_and_update(), &placement.borrow_and_update());
+        gpu.know(owners);
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = containers.changed() => changed.is_err(),
+            changed = placement.changed() => changed.is_err(),
+        };
+        if ended {
+            return;
+        }
+    }
+}
+
+/// What processes and containers are called.
+fn owners(containers: &[Container], placement: &placement::Status) -> gpu::Owners {
+    let who = |tenant: &placement::TenantStatus| Some((tenant.who.clone()?, tenant.model.clone()));
+    let tenants: Vec<(Attribution, String)> = placement.tenants.iter().filter_map(who).collect();
+    let served_by = |id: &str| {
+        let is = |who: &Attribution| matches!(who, Attribution::Container(container) if container == id);
+        tenants.iter().find(|(who, _)| is(who)).map(|(_, model)| model.clone())
+    };
+    let service = |container: &Container| gpu::Service {
+        stack: container.stack.clone(),
+        service: container.service.clone(),
+        model: served_by(&container.id),
+    };
+    let process = |(who, model): &(Attribution, String)| match who {
+        Attribution::Process(pid) => Some((*pid, model.clone())),
+        Attribution::Container(_) | Attribution::Daemon => None,
+    };
+    gpu::Owners {
+        services: containers.iter().map(|container| (container.id.clone(), service(container))).collect(),
+        models: tenants.iter().filter_map(process).collect(),
     }
 }

@@ -23,6 +23,9 @@ pub struct Status {
     pub placement: Arc<placement::Status>,
     /// What the card and the host do.
     pub now: Arc<gpu::Sample>,
+    /// Who holds the cards: models, services, other containers, programs of the host.
+    #[serde(default)]
+    pub holders: Vec<gpu::Holder>,
     /// Models that can be served.
     pub models: usize,
     /// The Docker engine.
@@ -48,12 +51,14 @@ async fn status(State(app): State<App>) -> Json<Status> {
         problem: engine.absent().map(str::to_string),
         containers: app.docker.containers().borrow().len(),
     };
+    let now = app.gpu.latest();
     Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         uptime: app.started.elapsed().as_secs(),
         placement,
-        now: app.gpu.latest(),
+        holders: now.cards.iter().flat_map(gpu::Holder::of).collect(),
+        now,
         models: app.models.list().len(),
         docker,
     })

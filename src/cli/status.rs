@@ -5,7 +5,7 @@ use super::client::{Client, block_on};
 use super::table::{Table, span};
 use crate::admin;
 use crate::config::Bytes;
-use crate::gpu::Snapshot;
+use crate::gpu::{Holder, Snapshot};
 use crate::placement::{SwapKind, TenantState, TenantStatus};
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -45,6 +45,11 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
     writeln!(out, "Host      {} of {} in use", Bytes(host.memory_used), Bytes(host.memory_total))?;
     for card in &status.now.cards {
         writeln!(out, "Card      {}", card_line(card))?;
+        let holders = status.holders.iter().filter(|holder| holder.card == card.uuid).map(holder_words);
+        let holders = holders.collect::<Vec<_>>().join(", ");
+        if !holders.is_empty() {
+            writeln!(out, "          held by {holders}")?;
+        }
         if let Some(xid) = card.xids.first() {
             let since = span(now.as_second().saturating_sub(xid.at).max(0).unsigned_abs());
             writeln!(out, "          Xid {}, {since} ago: {}; {}", xid.code, xid.meaning, xid.advice)?;
@@ -128,6 +133,13 @@ fn docker_line(docker: &admin::Docker) -> String {
         (Some(version), _) => format!("{version}, {} containers of ours", docker.containers),
         (None, Some(problem)) => problem.clone(),
         (None, None) => "absent".into(),
+    }
+}
+
+fn holder_words(holder: &Holder) -> String {
+    match holder.bytes {
+        Some(bytes) => format!("{} ({})", holder.label(), Bytes(bytes)),
+        None => holder.label(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! One card, as the NVIDIA driver tells of it. Every figure may be missing; one that the card says it does not have is
 //! not asked for again.
 
+use super::cgroup;
 use super::probe::{program, sort};
-use super::{Capability, Memory, Pcie, Process, Severity, Snapshot, Throttle, Xid};
+use super::{Capability, Container, Memory, Pcie, Process, Severity, Snapshot, Throttle, Xid};
 use crate::db;
 use nvml_wrapper::Device;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
@@ -237,11 +238,22 @@ impl Figures<'_, '_, '_> {
                 UsedGpuMemory::Used(bytes) => Some(bytes),
                 UsedGpuMemory::Unavailable => None,
             };
-            seen.push(Process { pid: info.pid, name: program(info.pid), bytes });
+            seen.push(Process { pid: info.pid, bytes, ..Process::default() });
+        }
+        // Elsewhere the driver's numbers mean other processes, or none.
+        if cgroup::sees_host() {
+            seen.iter_mut().for_each(look_up);
         }
         sort(&mut seen);
         seen
     }
+}
+
+/// What the machine tells of a process.
+fn look_up(process: &mut Process) {
+    process.name = program(process.pid);
+    let mut ids = cgroup::containers_of(process.pid).into_iter();
+    process.container = ids.next().map(|id| Container { id, within: ids.collect(), ..Container::default() });
 }
 
 fn watts(milliwatts: u32) -> f32 {

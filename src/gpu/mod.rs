@@ -5,8 +5,10 @@
 //! cards is empty, one line in the log says so, and the host's figures go on.
 
 mod card;
+mod cgroup;
 mod events;
 mod history;
+mod holder;
 mod host;
 mod minutes;
 mod monitor;
@@ -16,8 +18,9 @@ mod snapshot;
 mod xid;
 
 pub use history::{CardPoint, History, Point};
+pub use holder::{Holder, HolderKind, Owners, Service};
 pub use host::Host;
 pub use monitor::{Monitor, Reading, Sample};
 pub use probe::Probe;
-pub use snapshot::{Capability, Memory, Pcie, Process, Snapshot, Throttle};
+pub use snapshot::{Capability, Container, Memory, Pcie, Process, Snapshot, Throttle};
 pub use xid::{Severity, Xid};

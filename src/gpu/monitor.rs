@@ -1,6 +1,6 @@
 use super::history::History;
 use super::minutes::Minute;
-use super::{Host, Probe, Snapshot, host};
+use super::{Host, Owners, Probe, Snapshot, host};
 use crate::config;
 use crate::db::{self, Db};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,7 @@ pub struct Monitor {
     samples: watch::Receiver<Arc<Sample>>,
     readings: watch::Receiver<Reading>,
     hurry: Arc<Hurry>,
+    owners: watch::Sender<Arc<Owners>>,
     history: Arc<Mutex<History>>,
 }
 
@@ -63,13 +64,14 @@ impl Monitor {
         let probe = Probe::new(config);
         let hurry = Arc::new(Hurry { until: Mutex::new(Instant::now()), changed: Condvar::new() });
         let pace = hurry.clone();
-        std::thread::Builder::new().name("probe".into()).spawn(move || read_cards(probe, &readings, &pace))?;
+        let (owners, names) = watch::channel(Arc::default());
+        std::thread::Builder::new().name("probe".into()).spawn(move || read_cards(probe, &readings, &names, &pace))?;
         let mut host = host::Reader::default();
         let first = Sample { at: db::now(), host: host.read(), cards: Vec::new() };
         let (publish, samples) = watch::channel(Arc::new(first));
         let history = Arc::new(Mutex::new(History::default()));
         tokio::spawn(sample(host, cards.clone(), publish, history.clone(), metrics));
-        Ok(Self { samples, readings: cards, hurry, history })
+        Ok(Self { samples, readings: cards, hurry, owners, history })
     }
 
     /// What the probe reads, as it reads it.
@@ -81,6 +83,11 @@ impl Monitor {
     pub fn hurry(&self, span: Duration) {
         *self.hurry.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + span;
         self.hurry.changed.notify_one();
+    }
+
+    /// Says what processes and containers are called, from the next reading on.
+    pub fn know(&self, owners: Owners) {
+        self.owners.send_replace(Arc::new(owners));
     }
 
     /// What was sampled last. A stale read may advise, never decide.
@@ -100,10 +107,17 @@ impl Monitor {
 }
 
 /// The probe's thread: reads until nobody listens. A call that hangs holds up nothing else.
-fn read_cards(mut probe: Probe, readings: &watch::Sender<Reading>, hurry: &Hurry) {
+fn read_cards(
+    mut probe: Probe,
+    readings: &watch::Sender<Reading>,
+    owners: &watch::Receiver<Arc<Owners>>,
+    hurry: &Hurry,
+) {
     while !readings.is_closed() {
         let begun = Instant::now();
-        let cards = probe.read();
+        let mut cards = probe.read();
+        let names = owners.borrow().clone();
+        names.name(&mut cards);
         readings.send_replace(Reading { at: begun, cards });
         hurry.pause(begun);
     }

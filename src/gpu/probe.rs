@@ -1,4 +1,5 @@
 use super::card::Card;
+use super::cgroup;
 use super::nvml::Nvml;
 use super::{Process, Snapshot};
 use crate::config;
@@ -111,6 +112,12 @@ impl Driver {
                 if self.version != version {
                     tracing::info!(version, "the NVIDIA driver answers");
                     self.version = version;
+                    if !cgroup::sees_host() {
+                        tracing::warn!(
+                            "this daemon runs in a container that does not see the host's processes, so that it cannot \
+                             tell who holds the card: run it with `pid: host`"
+                        );
+                    }
                 }
                 none.insert(Box::new(opened))
             }

@@ -154,6 +154,29 @@ pub struct Process {
     /// Bytes that it occupies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// The container that it is in; none for a program of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// The model that it serves for us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// A container that a process is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// Its identifier, 64 hex digits.
+    pub id: String,
+    /// The stack that it belongs to, where it is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<String>,
+    /// The service that it runs, where it is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The identifiers of the containers around it, innermost first.
+    #[serde(skip)]
+    pub within: Vec<String>,
 }
 
 /// Why a card runs below its clock. That it idles, or was told to, is no reason.

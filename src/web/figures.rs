@@ -1,7 +1,7 @@
 //! What the card and the machine do, as the pages show it: bars, figures and the series of the chart.
 
 use super::words;
-use crate::gpu::{Host, Memory, Point, Process, Sample, Snapshot, Throttle, Xid};
+use crate::gpu::{Holder, HolderKind, Host, Memory, Point, Sample, Snapshot, Throttle, Xid};
 use crate::placement::Status;
 use askama::Template;
 
@@ -103,8 +103,8 @@ pub struct Card {
 impl Card {
     /// What is shown of `card` at `now`, in unix seconds. What it does not report is not shown.
     pub fn of(card: &Snapshot, now: i64) -> Self {
-        let processes = card.processes.iter().take(NAMED);
-        let parts = processes.filter_map(|process| Some((process_name(process), process.bytes?))).collect();
+        let holders = Holder::of(card).into_iter().filter(|holder| holder.kind != HolderKind::Rest).take(NAMED);
+        let parts = holders.filter_map(|holder| Some((holder.label(), holder.bytes?))).collect();
         let power = match card.power_limit_watts {
             Some(limit) => format!(" of {limit:.0} W"),
             None => " W".into(),
@@ -172,11 +172,6 @@ fn note(card: &Snapshot) -> String {
     }
 }
 
-/// What a process is called.
-pub fn process_name(process: &Process) -> String {
-    process.name.clone().unwrap_or_else(|| format!("process {}", process.pid))
-}
-
 /// The machine around the cards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -233,12 +228,12 @@ pub fn values(point: &Point) -> Vec<Option<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{Capability, Pcie};
+    use crate::gpu::{Capability, Pcie, Process};
 
     const GIB: u64 = 1 << 30;
 
     fn process(pid: u32, name: Option<&str>, bytes: u64) -> Process {
-        Process { pid, name: name.map(Into::into), bytes: Some(bytes) }
+        Process { pid, name: name.map(Into::into), bytes: Some(bytes), ..Process::default() }
     }
 
     #[test]
@@ -308,7 +303,15 @@ mod tests {
         let memory = Some(Memory { total: 8 * GIB, used: 5 * GIB, free: 3 * GIB });
         let bar = Card::of(&Snapshot { processes, memory, ..Snapshot::default() }, 0).memory.expect("a bar");
         let labels: Vec<_> = bar.parts.iter().map(|part| (part.label.as_str(), part.size.as_str())).collect();
-        assert_eq!(labels, [("vllm", "3.0 GiB"), ("process 2", "1.0 GiB"), ("Xorg", "512 MiB"), ("Others", "512 MiB")]);
+        assert_eq!(
+            labels,
+            [
+                ("host: vllm", "3.0 GiB"),
+                ("host: process 2", "1.0 GiB"),
+                ("host: Xorg", "512 MiB"),
+                ("Others", "512 MiB")
+            ]
+        );
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! The probe over a stand-in for NVIDIA's library: no machine that builds has the real one.
 
 use crate::nvml::{Card, Driver, EVERY, Fault, Memory, Pcie, Presence, Process, Xid};
-use sovereign::config;
+use crate::stacks::engine::{Engine, IMAGE};
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+use sovereign::app::App;
+use sovereign::config::{self, Config};
 use sovereign::db::Db;
 use sovereign::gpu::{self, Capability, Monitor, Probe, Severity, Snapshot, Throttle};
 use std::time::{Duration, Instant};
+use tower::ServiceExt;
 
 const MIB: u64 = 1 << 20;
 
@@ -60,7 +66,7 @@ fn cards_are_read_and_lost_and_found() {
     assert_eq!((first.utilisation, first.power_watts, first.celsius), (Some(37.0), Some(87.4), Some(43.0)));
     // What a card lacks is absent, not zero.
     assert_eq!((first.power_limit_watts, first.fan_percent, &first.throttle), (None, None, &None));
-    let process = |pid, bytes| gpu::Process { pid, name: None, bytes: Some(bytes) };
+    let process = |pid, bytes| gpu::Process { pid, bytes: Some(bytes), ..gpu::Process::default() };
     assert_eq!(first.processes[0], process(4_000_000_000, 700 * MIB));
     assert_eq!((first.processes[1].pid, first.processes[1].name.is_some()), (1, true));
     assert_eq!(first.processes.len(), 2, "what computes and draws is one process");
@@ -271,4 +277,49 @@ fn a_driver_that_is_not_loaded_shows_no_cards() {
         driver.change(|script| script.faults.insert(EVERY.into(), fault));
         assert_eq!(probe(&driver).read(), [], "{fault:?}");
     }
+}
+
+/// A daemon's parts, with a Docker engine of the test's own, and a process of a stack's container on the card.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_is_held_by_names() {
+    let engine = Engine::start();
+    let driver = Driver::new(vec![Card::new("GPU-1", 8 << 30)]);
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({"docker": {"host": engine.host()}, "gpu": {"nvml_library": driver.library()}});
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, config.to_string()).unwrap();
+    std::fs::create_dir(folder.path().join("stacks")).unwrap();
+    let stack = json!({"services": {"server": {"image": IMAGE, "command": "wait"}}});
+    std::fs::write(folder.path().join("stacks/vllm.yaml"), stack.to_string()).unwrap();
+    let app = App::start(Config::load(Some(&file), Some(folder.path())).unwrap()).await.unwrap();
+    app.docker.state().wait_for(|state| state.engine().is_some()).await.unwrap();
+    app.stacks.up("vllm").await.unwrap().await.unwrap();
+
+    let pid = |container: &str| -> u32 {
+        engine.docker(&["inspect", "--format", "{{.State.Pid}}", container]).parse().unwrap()
+    };
+    let foreign = engine.docker(&["run", "--detach", "--network=none", IMAGE, "wait"]);
+    driver.hold("GPU-1", pid("sovereign.vllm.server"), 3 << 30);
+    driver.hold("GPU-1", pid(&foreign), 2 << 30);
+    driver.hold("GPU-1", std::process::id(), 1 << 30);
+    let mut samples = app.gpu.samples();
+    let is_named = |sample: &gpu::Sample| sample.cards.first().is_some_and(|card| card.processes.len() == 3);
+    let named = tokio::time::timeout(Duration::from_secs(60), samples.wait_for(|sample| is_named(sample)));
+    drop(named.await.expect("no process is seen").unwrap());
+
+    let request = Request::builder().uri("/admin/v1/status").body(Body::empty()).unwrap();
+    let answer = sovereign::admin::router().with_state(app.clone()).oneshot(request).await.unwrap();
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let status: Value = serde_json::from_slice(&body).unwrap();
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let holder = |kind: &str, name: &str, bytes: u64| {
+        let holders = status["holders"].as_array().unwrap();
+        let found = holders.iter().find(|holder| holder["kind"] == kind && holder["name"] == name);
+        let found = found.unwrap_or_else(|| panic!("{kind} {name} is not in {holders:?}"));
+        assert_eq!((&found["card"], &found["bytes"]), (&json!("GPU-1"), &json!(bytes)), "{found}");
+    };
+    holder("service", "vllm/server", 3 << 30);
+    holder("container", &foreign[..12], 2 << 30);
+    holder("host", own.trim_end(), 1 << 30);
+    app.close().await;
 }

@@ -1,6 +1,6 @@
 //! Stacks, in a Docker engine of the test's own.
 
-mod engine;
+pub mod engine;
 mod registry;
 
 use axum::body::Body;

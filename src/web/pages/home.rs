@@ -3,7 +3,7 @@
 use super::{Shell, Tab, fragment, html};
 use crate::app::App;
 use crate::docker::{self, Container};
-use crate::gpu::{Point, Sample};
+use crate::gpu::{self, HolderKind, Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
 use crate::web::containers;
 use crate::web::figures::{self, Card, Machine};
@@ -45,7 +45,7 @@ struct Live<'a> {
     tenants: Vec<Tenant>,
     notes: Vec<String>,
     problems: Vec<String>,
-    processes: Vec<Process>,
+    holders: Vec<Holder>,
     docker: String,
     containers: Vec<containers::Row>,
 }
@@ -71,9 +71,10 @@ struct Tenant {
 
 /// Something on a card.
 #[derive(Debug, PartialEq, Eq)]
-struct Process {
+struct Holder {
     name: String,
-    pid: u32,
+    /// What it is, and its processes.
+    detail: String,
     memory: String,
 }
 
@@ -90,7 +91,6 @@ struct Now<'a> {
 impl<'a> Live<'a> {
     fn of(now: &Now<'_>, csrf: &'a str) -> Self {
         let Now { sample, placement, .. } = now;
-        let processes = sample.cards.iter().flat_map(|card| &card.processes);
         Self {
             csrf,
             summary: Summary::of(sample, placement),
@@ -100,13 +100,7 @@ impl<'a> Live<'a> {
             tenants: placement.tenants.iter().map(Tenant::of).collect(),
             notes: placement.waiting.iter().map(waiting).collect(),
             problems: problems(placement, now.at),
-            processes: processes
-                .map(|process| Process {
-                    name: figures::process_name(process),
-                    pid: process.pid,
-                    memory: process.bytes.map_or("–".into(), words::size),
-                })
-                .collect(),
+            holders: sample.cards.iter().flat_map(gpu::Holder::of).map(|holder| Holder::of(&holder)).collect(),
             docker: match now.docker {
                 docker::State::Present(engine) => format!("Docker {}", engine.version),
                 docker::State::Absent { .. } => "Docker is not reachable".into(),
@@ -135,6 +129,24 @@ impl Summary {
             cards => format!("{}, and nothing leaves the house.", words::count(cards.len(), "card")),
         };
         Self { title, detail }
+    }
+}
+
+impl Holder {
+    fn of(holder: &gpu::Holder) -> Self {
+        let kind = match holder.kind {
+            HolderKind::Model => "Model",
+            HolderKind::Service => "Service of a stack",
+            HolderKind::Container => "Container, not ours",
+            HolderKind::Host => "Program of this machine",
+            HolderKind::Rest => "In use, and no process's",
+        };
+        let detail = match &holder.pids[..] {
+            [] => kind.into(),
+            [pid] => format!("{kind} · process {pid}"),
+            pids => format!("{kind} · {} processes", pids.len()),
+        };
+        Self { name: holder.label(), detail, memory: holder.bytes.map_or("–".into(), words::size) }
     }
 }
 
@@ -309,6 +321,22 @@ mod tests {
         let row = Tenant::of(&tenant(TenantState::Ready, 0));
         assert_eq!((row.state, row.predicted.as_str(), row.measured.as_str()), ("Idle", "1.5 GiB", "–"));
         assert_eq!(Tenant::of(&tenant(TenantState::Ready, 2)).requests, "2 of 2");
+    }
+
+    #[test]
+    fn who_holds_the_card() {
+        let holder = |kind, name: &str, pids: &[u32]| {
+            let (card, name, pids) = ("GPU-1".into(), name.into(), pids.to_vec());
+            let Holder { name, detail, memory } =
+                Holder::of(&gpu::Holder { card, kind, name, pids, bytes: Some(1 << 30) });
+            format!("{name}, {detail}, {memory}")
+        };
+        assert_eq!(holder(HolderKind::Host, "Xorg", &[7]), "host: Xorg, Program of this machine · process 7, 1.0 GiB");
+        assert_eq!(
+            holder(HolderKind::Service, "vllm/server", &[7, 8]),
+            "vllm/server, Service of a stack · 2 processes, 1.0 GiB"
+        );
+        assert_eq!(holder(HolderKind::Rest, "", &[]), "driver and others, In use, and no process's, 1.0 GiB");
     }
 
     #[test]
