@@ -43,6 +43,8 @@ pub struct App {
     pub stacks: Stacks,
     /// What the card and the host do.
     pub gpu: gpu::Monitor,
+    /// What the cards drew, day by day.
+    pub energy: gpu::Energy,
     /// When the daemon started.
     pub started: Instant,
     /// Cancelled when the daemon stops: whatever streams without end must end then.
@@ -95,6 +97,7 @@ impl App {
             placement,
             docker,
             stacks: stacks.await.context("cannot read which stacks are wanted")?,
+            energy: gpu::Energy::new(&config.gpu, metrics.clone(), db.clone()),
             gpu,
             started: Instant::now(),
             closing: CancellationToken::new(),

@@ -3,6 +3,7 @@
 //! One file a noun, each exporting its `router()`. Errors are RFC 9457 problems. Nothing here asks who the caller is:
 //! the daemon serves it openly on the socket, and behind a session on TCP.
 
+mod energy;
 mod keys;
 mod models;
 mod problem;
@@ -25,6 +26,7 @@ use axum::routing::any;
 /// Every noun's routes.
 pub fn router() -> Router<App> {
     Router::new()
+        .merge(energy::router())
         .merge(keys::router())
         .merge(models::router())
         .merge(stacks::router())

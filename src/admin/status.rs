@@ -1,3 +1,4 @@
+use super::Problem;
 use crate::app::App;
 use crate::{gpu, placement};
 use axum::extract::State;
@@ -26,6 +27,9 @@ pub struct Status {
     /// Who holds the cards: models, services, other containers, programs of the host.
     #[serde(default)]
     pub holders: Vec<gpu::Holder>,
+    /// What the cards drew on the last day of which that is known; the minute that runs is not in it.
+    #[serde(default)]
+    pub energy: Option<gpu::Day>,
     /// Models that can be served.
     pub models: usize,
     /// The Docker engine.
@@ -43,7 +47,7 @@ pub struct Docker {
     pub containers: usize,
 }
 
-async fn status(State(app): State<App>) -> Json<Status> {
+async fn status(State(app): State<App>) -> Result<Json<Status>, Problem> {
     let placement = app.placement.status().borrow().clone();
     let engine = app.docker.state().borrow().clone();
     let docker = Docker {
@@ -52,14 +56,16 @@ async fn status(State(app): State<App>) -> Json<Status> {
         containers: app.docker.containers().borrow().len(),
     };
     let now = app.gpu.latest();
-    Json(Status {
+    let energy = app.energy.days().await?.first().cloned();
+    Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         uptime: app.started.elapsed().as_secs(),
         placement,
         holders: now.cards.iter().flat_map(gpu::Holder::of).collect(),
         now,
+        energy,
         models: app.models.list().len(),
         docker,
-    })
+    }))
 }

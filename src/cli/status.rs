@@ -5,7 +5,7 @@ use super::client::{Client, block_on};
 use super::table::{Table, span};
 use crate::admin;
 use crate::config::Bytes;
-use crate::gpu::{Holder, Snapshot};
+use crate::gpu::{Day, Holder, Snapshot};
 use crate::placement::{SwapKind, TenantState, TenantStatus};
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -54,6 +54,9 @@ fn text(status: &admin::Status) -> Result<String, std::fmt::Error> {
             let since = span(now.as_second().saturating_sub(xid.at).max(0).unsigned_abs());
             writeln!(out, "          Xid {}, {since} ago: {}; {}", xid.code, xid.meaning, xid.advice)?;
         }
+    }
+    if let Some(day) = &status.energy {
+        writeln!(out, "Energy    {}", energy_line(day))?;
     }
     let placement = &status.placement;
     writeln!(out, "Memory    {} held by models, of the budget of {}", Bytes(placement.held.ram), placement.budget)?;
@@ -141,6 +144,14 @@ fn holder_words(holder: &Holder) -> String {
         Some(bytes) => format!("{} ({})", holder.label(), Bytes(bytes)),
         None => holder.label(),
     }
+}
+
+fn energy_line(day: &Day) -> String {
+    let mut facts = vec![format!("{:.0} Wh on {}", day.watt_hours, day.date)];
+    facts.extend(day.cost());
+    let told = day.tokens_per_joule.filter(|_| day.generated_tokens > 0);
+    facts.extend(told.map(|tokens| format!("{tokens:.2} tokens per joule")));
+    facts.join(", ")
 }
 
 fn card_line(card: &Snapshot) -> String {

@@ -1,4 +1,4 @@
-use super::Bytes;
+use super::{Bytes, Price};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -12,6 +12,10 @@ pub struct Gpu {
     pub nvml_library: Option<PathBuf>,
     /// Memory of each card that is never planned with.
     pub reserve: Bytes,
+    /// What a kilowatt-hour costs here; without it, energy has no cost.
+    pub price_per_kwh: Option<Price>,
+    /// The currency of the price, as it is shown.
+    pub currency: Option<String>,
 }
 
 /// Where GPU figures come from.
@@ -26,6 +30,12 @@ pub enum ProbeKind {
 
 impl Default for Gpu {
     fn default() -> Self {
-        Self { probe: ProbeKind::Nvml, nvml_library: None, reserve: Bytes(512 << 20) }
+        Self {
+            probe: ProbeKind::Nvml,
+            nvml_library: None,
+            reserve: Bytes(512 << 20),
+            price_per_kwh: None,
+            currency: None,
+        }
     }
 }

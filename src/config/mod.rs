@@ -21,7 +21,7 @@ pub use load::Error;
 pub use models::Models;
 pub use placement::{ModelPolicy, Placement, Priority};
 pub use server::Server;
-pub use units::{Bytes, Seconds};
+pub use units::{Bytes, Price, Seconds};
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

@@ -70,6 +70,52 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+/// The price of a kilowatt-hour, in millionths of the owner's currency. Written `0.32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price(u64);
+
+impl Price {
+    /// What so much energy costs, in millionths of the currency.
+    pub fn cost_micros(self, joules: f64) -> u64 {
+        (self.0 as f64 * joules / 3.6e6).round() as u64
+    }
+}
+
+impl FromStr for Price {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let price = text.trim().parse().ok().filter(|price| (0.0..=1e6).contains(price));
+        let price: f64 = price.ok_or_else(|| format!("{text:?} is not a price like 0.32"))?;
+        Ok(Self((price * 1e6).round() as u64))
+    }
+}
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Decimal;
+        impl Visitor<'_> for Decimal {
+            type Value = Price;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a price like 0.32")
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Price, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Price, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Price, E> {
+                self.visit_str(&value.to_string())
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Price, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Decimal)
+    }
+}
+
 /// A span of time, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -98,5 +144,19 @@ mod tests {
         check("8 potatoes", Err(()));
         check("-1", Err(()));
         check("1e99", Err(()));
+    }
+
+    #[test]
+    fn prices() {
+        let check = |text: &str, joules: f64, expected: Option<u64>| {
+            assert_eq!(text.parse::<Price>().ok().map(|price| price.cost_micros(joules)), expected, "{text}");
+        };
+        check("0.32", 3.6e6, Some(320_000));
+        check(" 1 ", 1.8e6, Some(500_000));
+        check("0", 1e9, Some(0));
+        check("0.1", 0.0, Some(0));
+        for nonsense in ["", "-0.3", "0,32", "NaN", "1e99", "0.32 EUR"] {
+            check(nonsense, 1.0, None);
+        }
     }
 }

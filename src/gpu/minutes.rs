@@ -1,6 +1,7 @@
 //! A year of minutes: the tables `gpu_minute` and `host_minute` of `metrics.db`.
 
 use super::Sample;
+use super::meter::Drawn;
 use crate::db::Db;
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ struct Card {
     utilisation: Mean,
     power: Mean,
     celsius: Mean,
+    drawn: Option<Drawn>,
 }
 
 /// The largest; peaks decide what fits.
@@ -62,8 +64,8 @@ impl Mean {
 }
 
 impl Minute {
-    /// Adds a second. When it begins another minute, the one that ended is returned.
-    pub(super) fn add(&mut self, sample: &Sample) -> Option<Minute> {
+    /// Adds a second, and what cards drew in it. When it begins another minute, the one that ended is returned.
+    pub(super) fn add(&mut self, sample: &Sample, drawn: &BTreeMap<String, Drawn>) -> Option<Minute> {
         let minute = sample.at.div_euclid(60);
         let ended = (minute != self.minute).then(|| std::mem::take(self));
         self.minute = minute;
@@ -75,6 +77,9 @@ impl Minute {
             sums.utilisation.add(card.utilisation);
             sums.power.add(card.power_watts);
             sums.celsius.add(card.celsius);
+            if let Some(drawn) = drawn.get(&card.uuid) {
+                sums.drawn.get_or_insert_default().add(*drawn);
+            }
         }
         // What it was before the first second is no minute.
         ended.filter(|ended| ended.cpu.count > 0)
@@ -92,8 +97,8 @@ impl Minute {
             .await?;
         for (uuid, card) in &self.cards {
             sqlx::query(
-                "INSERT OR REPLACE INTO gpu_minute (minute, uuid, used_bytes, utilisation, power_watts, celsius)
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO gpu_minute (minute, uuid, used_bytes, utilisation, power_watts, celsius, joules,
+                                                    measured_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(self.minute)
             .bind(uuid)
@@ -101,6 +106,8 @@ impl Minute {
             .bind(card.utilisation.get())
             .bind(card.power.get())
             .bind(card.celsius.get())
+            .bind(card.drawn.map(|drawn| drawn.joules))
+            .bind(card.drawn.map(|drawn| drawn.seconds))
             .execute(&mut *transaction)
             .await?;
         }
@@ -138,21 +145,26 @@ mod tests {
         let db = Db::open_metrics(&dir.path().join("metrics.db")).await.unwrap();
         let midnight = 20_000 * 24 * 60;
         let start = (midnight - 1) * 60;
+        let drawn = |joules| BTreeMap::from([("GPU-1".to_owned(), Drawn { joules, seconds: 1.0 })]);
+        let none = BTreeMap::new();
         let mut minute = Minute::default();
-        assert_eq!(minute.add(&sample(start + 1, 2, Some(10.0))), None);
-        assert_eq!(minute.add(&sample(start + 2, 5, None)), None);
-        assert_eq!(minute.add(&sample(start + 3, 3, Some(20.0))), None);
-        let ended = minute.add(&sample(start + 60, 1, Some(50.0))).expect("a minute");
+        assert_eq!(minute.add(&sample(start + 1, 2, Some(10.0)), &drawn(5.0)), None);
+        assert_eq!(minute.add(&sample(start + 2, 5, None), &drawn(7.0)), None);
+        assert_eq!(minute.add(&sample(start + 3, 3, Some(20.0)), &none), None);
+        let ended = minute.add(&sample(start + 60, 1, Some(50.0)), &none).expect("a minute");
         ended.write(&db).await.unwrap();
         assert_eq!(rows(&db).await, [(midnight - 1, "GPU-1".into(), Some(5), Some(15.0), None)]);
+        let energy: (f64, f64) =
+            sqlx::query_as("SELECT joules, measured_seconds FROM gpu_minute").fetch_one(db.reader()).await.unwrap();
+        assert_eq!(energy, (12.0, 2.0));
         let host: (i64, i64, f64) = sqlx::query_as("SELECT * FROM host_minute").fetch_one(db.reader()).await.unwrap();
         assert_eq!(host, (midnight - 1, 50, 10.0 / 3.0));
 
         // A year later, at midnight.
         let later = midnight + KEPT + 24 * 60;
-        minute.add(&sample(later * 60, 1, None)).expect("a minute").write(&db).await.unwrap();
+        minute.add(&sample(later * 60, 1, None), &none).expect("a minute").write(&db).await.unwrap();
         assert_eq!(rows(&db).await.len(), 2);
-        minute.add(&sample((later + 1) * 60, 1, None)).expect("a minute").write(&db).await.unwrap();
+        minute.add(&sample((later + 1) * 60, 1, None), &none).expect("a minute").write(&db).await.unwrap();
         assert_eq!(rows(&db).await, [(later, "GPU-1".into(), Some(1), None, None)]);
     }
 }

@@ -6,10 +6,12 @@
 
 mod card;
 mod cgroup;
+mod energy;
 mod events;
 mod history;
 mod holder;
 mod host;
+mod meter;
 mod minutes;
 mod monitor;
 mod nvml;
@@ -17,6 +19,7 @@ mod probe;
 mod snapshot;
 mod xid;
 
+pub use energy::{Day, Energy};
 pub use history::{CardPoint, History, Point};
 pub use holder::{Holder, HolderKind, Owners, Service};
 pub use host::Host;

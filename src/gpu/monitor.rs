@@ -1,9 +1,11 @@
 use super::history::History;
+use super::meter::Meter;
 use super::minutes::Minute;
 use super::{Host, Owners, Probe, Snapshot, host};
 use crate::config;
 use crate::db::{self, Db};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,7 +38,11 @@ pub struct Monitor {
     hurry: Arc<Hurry>,
     owners: watch::Sender<Arc<Owners>>,
     history: Arc<Mutex<History>>,
+    joules: Joules,
 }
+
+/// What each card drew since the start, by its UUID.
+type Joules = Arc<Mutex<BTreeMap<String, f64>>>;
 
 /// What the probe's thread read last.
 #[derive(Debug, Clone)]
@@ -70,8 +76,9 @@ impl Monitor {
         let first = Sample { at: db::now(), host: host.read(), cards: Vec::new() };
         let (publish, samples) = watch::channel(Arc::new(first));
         let history = Arc::new(Mutex::new(History::default()));
-        tokio::spawn(sample(host, cards.clone(), publish, history.clone(), metrics));
-        Ok(Self { samples, readings: cards, hurry, owners, history })
+        let joules = Joules::default();
+        tokio::spawn(sample(host, cards.clone(), publish, history.clone(), joules.clone(), metrics));
+        Ok(Self { samples, readings: cards, hurry, owners, history, joules })
     }
 
     /// What the probe reads, as it reads it.
@@ -98,6 +105,11 @@ impl Monitor {
     /// Every sample as it comes.
     pub fn samples(&self) -> watch::Receiver<Arc<Sample>> {
         self.samples.clone()
+    }
+
+    /// Joules that each card drew since the start, by its UUID, as far as that is known.
+    pub fn joules(&self) -> BTreeMap<String, f64> {
+        self.joules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks at the last hour. Sampling waits meanwhile, so be quick.
@@ -143,6 +155,7 @@ async fn sample(
     cards: watch::Receiver<Reading>,
     publish: watch::Sender<Arc<Sample>>,
     history: Arc<Mutex<History>>,
+    joules: Joules,
     metrics: Db,
 ) {
     let mut ticks = tokio::time::interval(PERIOD);
@@ -150,6 +163,7 @@ async fn sample(
     // The first tick comes at once, and processors' use is a difference.
     ticks.tick().await;
     let mut minute = Minute::default();
+    let mut meter = Meter::default();
     let mut silent = false;
     loop {
         tokio::select! {
@@ -168,9 +182,13 @@ async fn sample(
                 tracing::info!("the driver of the card answers again");
             }
         }
+        let drawn = meter.add(reading.at, &reading.cards);
+        for (uuid, drawn) in &drawn {
+            *joules.lock().unwrap_or_else(PoisonError::into_inner).entry(uuid.clone()).or_default() += drawn.joules;
+        }
         let sample = Sample { at: db::now(), host: host.read(), cards: fresh(reading.cards, age) };
         history.lock().unwrap_or_else(PoisonError::into_inner).push(&sample);
-        if let Some(ended) = minute.add(&sample)
+        if let Some(ended) = minute.add(&sample, &drawn)
             && let Err(error) = ended.write(&metrics).await
         {
             tracing::warn!(%error, "a minute of figures could not be written, and will be missing in charts");

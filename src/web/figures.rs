@@ -1,9 +1,11 @@
 //! What the card and the machine do, as the pages show it: bars, figures and the series of the chart.
 
 use super::words;
-use crate::gpu::{Holder, HolderKind, Host, Memory, Point, Sample, Snapshot, Throttle, Xid};
+use crate::gpu::{Day, Holder, HolderKind, Host, Memory, Point, Sample, Snapshot, Throttle, Xid};
 use crate::placement::Status;
 use askama::Template;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// Width of a bar in the units of its view box.
 const BAR: u64 = 1000;
@@ -207,6 +209,30 @@ impl Machine {
     }
 }
 
+/// What the cards drew: today, where `now` is in the newest of `days`, and in all of them.
+pub fn energy(days: &[Day], now: Timestamp) -> Vec<Figure> {
+    let today = now.to_zoned(TimeZone::system()).date();
+    let drawn = |label, day: &Day| {
+        let (value, unit) = match day.watt_hours {
+            small if small < 1000.0 => (format!("{small:.0}"), " Wh".into()),
+            large => (format!("{:.1}", large / 1000.0), " kWh".into()),
+        };
+        Figure { label, value, unit }
+    };
+    let mut figures = Vec::new();
+    if let Some(day) = days.first().filter(|day| day.date == today) {
+        figures.push(drawn("Today", day));
+        figures.extend(day.cost().map(|cost| Figure::text("Cost today", cost)));
+        let told = day.tokens_per_joule.filter(|_| day.generated_tokens > 0);
+        figures.extend(told.map(|tokens| Figure::text("Tokens per joule", format!("{tokens:.2}"))));
+    }
+    if let Some(sum) = Day::sum(days) {
+        figures.push(drawn("Last 30 days", &sum));
+        figures.extend(sum.cost().map(|cost| Figure::text("Cost of them", cost)));
+    }
+    figures
+}
+
 /// What the chart's lines are called, in the order of [`values`].
 pub fn labels(sample: &Sample) -> Vec<String> {
     let mut labels = Vec::new();
@@ -262,6 +288,40 @@ mod tests {
         let card = Card::of(&Snapshot { xids, ..Snapshot::default() }, 90_300);
         assert_eq!(card.errors.len(), 1, "{:?}", card.errors);
         assert!(card.errors[0].starts_with("5 min ago: the card fell off the bus (Xid 79)."), "{:?}", card.errors);
+    }
+
+    #[test]
+    fn energy_is_told_for_today_and_the_days_before() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let today = now.to_zoned(TimeZone::system()).date();
+        let day = |date, watt_hours, generated_tokens| Day {
+            date,
+            watt_hours,
+            measured_seconds: 60.0,
+            cost_micros: Some(250_000),
+            currency: Some("EUR".into()),
+            prompt_tokens: 0,
+            generated_tokens,
+            tokens_per_joule: Some(0.5),
+        };
+        let check = |days: &[Day], expected: &[&str]| {
+            let figures = energy(days, now);
+            let told: Vec<String> = figures.iter().map(|f| format!("{}: {}{}", f.label, f.value, f.unit)).collect();
+            assert_eq!(told, expected);
+        };
+        check(&[], &[]);
+        let yesterday = today.yesterday().unwrap();
+        check(&[day(yesterday, 120.4, 0)], &["Last 30 days: 120 Wh", "Cost of them: 0.25 EUR"]);
+        check(
+            &[day(today, 500.0, 9), day(yesterday, 1_000.0, 9)],
+            &[
+                "Today: 500 Wh",
+                "Cost today: 0.25 EUR",
+                "Tokens per joule: 0.50",
+                "Last 30 days: 1.5 kWh",
+                "Cost of them: 0.50 EUR",
+            ],
+        );
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use super::{Shell, Tab, fragment, html};
 use crate::app::App;
 use crate::docker::{self, Container};
-use crate::gpu::{self, HolderKind, Point, Sample};
+use crate::gpu::{self, Day, HolderKind, Point, Sample};
 use crate::placement::{Status, TenantState, TenantStatus, Waiting};
 use crate::web::containers;
-use crate::web::figures::{self, Card, Machine};
+use crate::web::figures::{self, Card, Figure, Machine};
 use crate::web::live::{self, Push};
 use crate::web::session::Owner;
 use crate::web::words;
@@ -46,6 +46,7 @@ struct Live<'a> {
     notes: Vec<String>,
     problems: Vec<String>,
     holders: Vec<Holder>,
+    energy: Vec<Figure>,
     docker: String,
     containers: Vec<containers::Row>,
 }
@@ -84,6 +85,7 @@ struct Now<'a> {
     placement: &'a Status,
     docker: &'a docker::State,
     containers: &'a [Container],
+    energy: &'a [Day],
     uptime: u64,
     at: Timestamp,
 }
@@ -101,6 +103,7 @@ impl<'a> Live<'a> {
             notes: placement.waiting.iter().map(waiting).collect(),
             problems: problems(placement, now.at),
             holders: sample.cards.iter().flat_map(gpu::Holder::of).map(|holder| Holder::of(&holder)).collect(),
+            energy: figures::energy(now.energy, now.at),
             docker: match now.docker {
                 docker::State::Present(engine) => format!("Docker {}", engine.version),
                 docker::State::Absent { .. } => "Docker is not reachable".into(),
@@ -239,7 +242,7 @@ struct Second {
 
 async fn page(State(app): State<App>, owner: Owner) -> Response {
     let csrf = owner.session.csrf;
-    let live = live(&app, &csrf);
+    let live = live(&app, &csrf).await;
     html(&Page { shell: Shell { csrf, tab: Tab::Home }, live })
 }
 
@@ -249,7 +252,7 @@ async fn stream(State(app): State<App>, owner: Owner, headers: HeaderMap) -> Res
         async move {
             let sample = app.gpu.latest();
             let second = Second { at: sample.at, values: figures::values(&Point::of(&sample)) };
-            let mut pushes = vec![Push::content(live(&app, &csrf))];
+            let mut pushes = vec![Push::content(live(&app, &csrf).await)];
             pushes.extend(serde_json::to_string(&second).ok().map(|data| Push { event: Some("sample"), data }));
             pushes
         }
@@ -262,8 +265,13 @@ async fn history(State(app): State<App>, _: Owner) -> Json<Chart> {
     Json(app.gpu.history(|history| Chart::of(figures::labels(&sample), history.points(&uuids))))
 }
 
-fn live(app: &App, csrf: &str) -> String {
+async fn live(app: &App, csrf: &str) -> String {
+    let energy = app.energy.days().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the cards drew cannot be read");
+        Default::default()
+    });
     let now = Now {
+        energy: &energy,
         sample: &app.gpu.latest(),
         placement: &app.placement.status().borrow().clone(),
         docker: &app.docker.state().borrow().clone(),
@@ -365,6 +373,7 @@ mod tests {
             placement: &Status::default(),
             docker: &docker::State::Absent { reason: "no socket".into() },
             containers: &[],
+            energy: &[],
             uptime: 5,
             at: Timestamp::UNIX_EPOCH,
         };
