@@ -1,6 +1,8 @@
 //! What was answered, for whom: the table `usage`.
 
 use super::Db;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 /// Rows that are written in one transaction when requests come faster than the disk syncs.
@@ -31,7 +33,24 @@ pub struct Row {
 
 /// The one task that writes the table, so that no answer waits for the disk.
 #[derive(Debug, Clone)]
-pub struct Usage(mpsc::UnboundedSender<Message>);
+pub struct Usage {
+    messages: mpsc::UnboundedSender<Message>,
+    totals: Arc<Mutex<Totals>>,
+}
+
+/// What was answered since the start, by model and kind of runtime.
+pub type Totals = BTreeMap<(String, &'static str), Total>;
+
+/// What one model answered since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Requests, by their HTTP status.
+    pub requests: BTreeMap<String, u64>,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub generated_tokens: u64,
+}
 
 #[derive(Debug)]
 enum Message {
@@ -44,19 +63,31 @@ impl Usage {
     pub fn start(db: Db) -> Self {
         let (messages, inbox) = mpsc::unbounded_channel();
         tokio::spawn(write_all(db, inbox));
-        Self(messages)
+        Self { messages, totals: Arc::default() }
     }
 
     /// Records a request; it is written soon.
     pub fn record(&self, row: Row) {
+        {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            let total = totals.entry((row.model.clone(), row.runtime)).or_default();
+            *total.requests.entry(row.status.to_string()).or_default() += 1;
+            total.prompt_tokens += u64::from(row.prompt_tokens);
+            total.generated_tokens += u64::from(row.completion_tokens);
+        }
         // Without its writer the daemon is ending, and the figure is lost with it.
-        let _ = self.0.send(Message::Row(row));
+        let _ = self.messages.send(Message::Row(row));
+    }
+
+    /// What was answered since the start.
+    pub fn totals(&self) -> Totals {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns when everything that was recorded before is written.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
-        if self.0.send(Message::Flush(done)).is_ok() {
+        if self.messages.send(Message::Flush(done)).is_ok() {
             let _ = written.await;
         }
     }

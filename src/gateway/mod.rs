@@ -9,6 +9,7 @@ mod completions;
 mod error;
 mod events;
 mod hosts;
+mod metrics;
 mod models;
 mod record;
 
@@ -27,7 +28,7 @@ use axum::routing::{get, post};
 /// Bytes that a request may have: pictures travel inside of it.
 const LARGEST: usize = 64 << 20;
 
-/// Everything below `/v1`.
+/// Everything below `/v1`, and `/metrics`.
 pub fn router() -> Router<App> {
     let routes = Router::new()
         .route("/chat/completions", post(completions::chat))
@@ -38,7 +39,7 @@ pub fn router() -> Router<App> {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(LARGEST));
-    Router::new().nest("/v1", routes)
+    Router::new().nest("/v1", routes).merge(metrics::router())
 }
 
 async fn no_route(method: Method, uri: Uri) -> Error {

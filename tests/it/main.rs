@@ -9,6 +9,7 @@ mod embeddings;
 mod gateway;
 mod gpu;
 mod invariants;
+mod metrics;
 mod models;
 mod nvml;
 mod parity;
