@@ -168,3 +168,70 @@ fn owners(containers: &[Container], placement: &placement::Status) -> gpu::Owner
         models: tenants.iter().filter_map(process).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::Phase;
+    use crate::placement::{Status, TenantState, TenantStatus};
+    use crate::runtime::Claim;
+    use std::collections::BTreeMap;
+
+    fn container(id: &str, service: &str) -> Container {
+        Container {
+            id: id.into(),
+            stack: "vllm".into(),
+            service: service.into(),
+            image: "image".into(),
+            phase: Phase::Running,
+            health: None,
+            restarts: 0,
+            started_at: None,
+            config: String::new(),
+            ports: Vec::new(),
+            address: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn tenant(model: &str, who: Option<Attribution>) -> TenantStatus {
+        TenantStatus {
+            model: model.into(),
+            runtime: "native".into(),
+            quant: "Q4_K_M".into(),
+            setting: Default::default(),
+            state: TenantState::Ready,
+            pinned: false,
+            predicted: Claim::default(),
+            granted: Claim::default(),
+            measured_ram: None,
+            measured_vram: BTreeMap::new(),
+            who,
+            leases: 0,
+            slots: 1,
+            started: jiff::Timestamp::UNIX_EPOCH,
+            idle_since: None,
+        }
+    }
+
+    #[test]
+    fn holders_are_called_by_model_or_service() {
+        let tenants = vec![
+            tenant("gemma", Some(Attribution::Process(7))),
+            tenant("qwen", Some(Attribution::Container("aa".into()))),
+            tenant("loading", None),
+            tenant("double", Some(Attribution::Daemon)),
+        ];
+        let placement = Status { tenants, ..Status::default() };
+        let owners = owners(&[container("aa", "server"), container("bb", "trainer")], &placement);
+        assert_eq!(owners.models, BTreeMap::from([(7, "gemma".to_owned())]));
+        let service = |service: &str, model: Option<&str>| gpu::Service {
+            stack: "vllm".into(),
+            service: service.into(),
+            model: model.map(Into::into),
+        };
+        let expected =
+            [("aa".to_owned(), service("server", Some("qwen"))), ("bb".to_owned(), service("trainer", None))];
+        assert_eq!(owners.services, BTreeMap::from(expected));
+    }
+}

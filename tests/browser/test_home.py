@@ -7,6 +7,7 @@ def test_figures_are_live(page, daemon, card):
     page.open("/")
     page.see("h2", "RTX 5060")
     page.see(".headline strong", "5.")
+    page.see("section[aria-label='Who holds the card'] tr", "host: python3")
     page.wait(lambda: page.all("#chart canvas"))
     page.driver.execute_script("window.stayed = true")
     card(celsius=71)
