@@ -10,6 +10,7 @@ mod ids;
 mod marks;
 mod parser;
 mod python;
+mod tools;
 mod untold;
 
 #[cfg(test)]
