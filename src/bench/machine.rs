@@ -1,4 +1,4 @@
-use super::sweep;
+use super::{Peak, sweep};
 use serde::{Deserialize, Serialize};
 
 /// Where something was measured.
@@ -18,10 +18,13 @@ pub struct Machine {
     pub device: String,
     /// Bytes a second that as many threads read from memory in the same run, doing nothing else.
     pub read_bytes_per_second: Option<f64>,
+    /// Operations a second that they did on registers; absent in older reports and where they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operations_per_second: Option<Peak>,
 }
 
 impl Machine {
-    /// This one. With `sweep` the speed of its memory is measured, which takes a second.
+    /// This one. With `sweep` the speeds of its memory and of its threads are measured, which takes a second.
     pub fn here(threads: usize, device: String, sweep: bool) -> Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
@@ -41,6 +44,7 @@ impl Machine {
             system: format!("Linux {} {}", kernel.trim(), std::env::consts::ARCH),
             device,
             read_bytes_per_second: sweep.then(|| sweep::bytes_per_second(threads)),
+            operations_per_second: sweep.then(|| Peak::measure(threads)).flatten(),
         }
     }
 }

@@ -4,12 +4,16 @@
 //! Like a worker, a benchmark loads weights; so it is a process of its own, which a person starts.
 
 mod machine;
+mod peak;
 mod protocol;
 mod report;
 mod run;
 mod sweep;
+mod together;
+mod work;
 
 pub use machine::Machine;
+pub use peak::Peak;
 pub use protocol::Protocol;
 pub use report::{Change, Measurement, Report, Subject as Measured, Test, compare};
 pub use run::run;

@@ -67,8 +67,8 @@ pub struct Measurement {
     pub spread: f64,
     /// Weights, keys and values that are read for a token.
     pub bytes_per_token: f64,
-    /// Tokens a second if reading those bytes were all there is to do; absent where memory is not what bounds a test, as
-    /// in reading prompts, or where its speed is not known.
+    /// Tokens a second if there were nothing to do but to read those bytes as fast as memory gives them, or to compute as fast
+    /// as the processor's instructions go, whichever takes longer; absent where either is not known, as on cards.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub roofline: Option<f64>,
     /// What part of that was reached.

@@ -1,8 +1,7 @@
 use super::report::{Measurement, Report, SCHEMA, Subject as Measured, Test};
+use super::work::Work;
 use super::{Device, Machine, Protocol, Subject};
 use crate::engine::Error;
-use crate::engine::footprint::Footprint;
-use crate::engine::gguf::Header;
 use crate::engine::kv_cache::KvCache;
 use crate::engine::model::{Batch, Model};
 use jiff::Timestamp;
@@ -34,24 +33,17 @@ pub fn run(
     };
     let machine = Machine::here(subject.model.threads(), name, device == Device::Cpu);
     let summary = subject.gguf.summary()?;
-    let bytes = bytes_read(&subject.gguf);
-    let per_position = Footprint::of(&subject.gguf).kv_per_token;
+    let work = Work::of(&subject.gguf, subject.model.hyper());
 
     let mut bench = Bench::new(&subject.model, &protocol)?;
     let mut results = Vec::new();
     let mut record = |test, tokens: usize, depth: usize, streams: usize, seconds: Vec<f64>| {
-        // On average a token finds half of those before it that are timed, too.
-        let kv = (per_position as f64) * (depth as f64 + tokens as f64 / 2.0);
-        let (bytes_per_token, bound) = match test {
-            Test::Prefill => {
-                // A pass reads the weights once, and what lies in the cache once.
-                let passes = tokens.div_ceil(CHUNK) as f64;
-                (passes * (bytes as f64 + kv) / tokens as f64, None)
-            }
-            Test::Decode => (bytes as f64 / streams as f64 + kv, machine.read_bytes_per_second),
+        let cost = match test {
+            Test::Prefill => work.prefill(depth, tokens, CHUNK),
+            Test::Decode => work.decode(depth, tokens, streams),
         };
         let (tokens_per_second, spread) = median(seconds.iter().map(|seconds| (tokens * streams) as f64 / seconds));
-        let roofline = bound.map(|bytes| bytes / bytes_per_token);
+        let roofline = cost.roofline(&machine);
         let roofline_fraction = roofline.map(|roofline| tokens_per_second / roofline);
         let row = Measurement {
             test,
@@ -60,7 +52,7 @@ pub fn run(
             streams,
             tokens_per_second,
             spread,
-            bytes_per_token,
+            bytes_per_token: cost.bytes,
             roofline,
             roofline_fraction,
         };
@@ -87,19 +79,12 @@ pub fn run(
             architecture: summary.architecture,
             quantisation: summary.quantisation,
             parameters: summary.parameters,
-            bytes,
+            bytes: work.bytes,
         },
         protocol,
         load_seconds,
         results,
     })
-}
-
-/// Bytes of weights that a pass reads: all but a table of embeddings that serves for nothing else.
-fn bytes_read(header: &Header) -> u64 {
-    let separate_head = header.tensor("output.weight").is_some();
-    let read = header.tensors().iter().filter(|tensor| !(separate_head && tensor.name == "token_embd.weight"));
-    read.map(|tensor| tensor.bytes).sum()
 }
 
 /// The median of these figures, and how far they spread as a part of it.

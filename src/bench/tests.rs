@@ -74,5 +74,31 @@ fn a_sweep_takes_as_long_as_its_bytes() {
     let speed = machine.read_bytes_per_second.unwrap();
     // A processor of this century, and none of the next.
     assert!((1e8..1e13).contains(&speed), "{speed} bytes/s");
+    if let Some(Peak { int8, float32 }) = machine.operations_per_second {
+        assert!((1e8..1e15).contains(&float32) && (1e8..1e15).contains(&int8), "{int8}, {float32} operations/s");
+    }
+    assert_eq!(machine.operations_per_second.is_some(), cfg!(target_arch = "x86_64"));
     assert!(machine.memory > 1 << 28 && machine.cores > 0, "{machine:?}");
+}
+
+#[test]
+fn the_longer_of_reading_and_computing_bounds() {
+    let mut machine = Machine::here(1, "cpu".into(), false);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/architectures/llama-2.gguf");
+    let header = crate::engine::gguf::Gguf::header(Path::new(path)).unwrap();
+    let hyper = crate::engine::model::Hyper::of(&header).unwrap();
+    let work = work::Work::of(&header, &hyper);
+    assert_eq!(work.prefill(0, 8, 256).roofline(&machine), None);
+    (machine.read_bytes_per_second, machine.operations_per_second) =
+        (Some(1e9), Some(Peak { int8: 1e9, float32: 1e9 }));
+    // In floats: two layers of 4 * 32 * 32 + 3 * 32 * 48 weights, attention over the half of eight positions in two layers
+    // of 32 queries, an eighth of the head's 96 * 32.
+    let operations = 2.0 * 2.0 * (4.0 * 1024.0 + 3.0 * 1536.0) + 2.0 * 4.0 * 32.0 * 4.0 + 2.0 * 3072.0 / 8.0;
+    let found = work.prefill(0, 8, 256).roofline(&machine).unwrap();
+    assert!((found - 1e9 / operations).abs() < 1.0, "{found}, {operations}");
+    // With fast enough instructions it is the bytes: a stream's share of the weights, and its keys and values.
+    machine.operations_per_second = Some(Peak { int8: 1e15, float32: 1e15 });
+    let found = work.decode(16, 8, 2).roofline(&machine).unwrap();
+    let bytes = work.bytes as f64 / 2.0 + 20.0 * hyper.kv_bytes() as f64;
+    assert!((found - 1e9 / bytes).abs() < 1.0, "{found}, {bytes}");
 }

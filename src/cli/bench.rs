@@ -107,6 +107,10 @@ impl Engine {
                 report.load_seconds
             );
         }
+        if let Some(peak) = machine.operations_per_second {
+            let [int8, float32] = [peak.int8, peak.float32].map(|operations| operations / 1e9);
+            println!("its threads do {int8:.0} billion operations a second on 8 bits, {float32:.0} on floats");
+        }
         let mut table = Table::new(["TEST", "DEPTH", "STREAMS", "TOKENS/S", "SPREAD", "READ/TOKEN", "OF ROOFLINE"]);
         for row in &report.results {
             table.row([

@@ -75,7 +75,7 @@ fn a_bench_tells_what_it_measured() {
     for row in rows {
         assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["bytes_per_token"].as_f64().unwrap() > 0.0, "{row}");
-        assert_eq!(row["roofline_fraction"].is_number(), row["test"] == "decode", "{row}");
+        assert_eq!(row["roofline_fraction"].is_number(), cfg!(target_arch = "x86_64"), "{row}");
     }
     let bytes = |at: usize| rows[at]["bytes_per_token"].as_f64().unwrap();
     assert!(bytes(2) < bytes(1), "two streams share the weights");
