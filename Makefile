@@ -72,6 +72,7 @@ parity: build models ## Tokens, templates, answers and log-probabilities against
 	tests/parity/source.sh "$(SOVEREIGN_PARITY)-source" "$(SOVEREIGN_PARITY)-venv/bin/python"
 	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/run.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" "$(SOVEREIGN_TEST_MODELS)" "$(SOVEREIGN_PARITY)-floats"
 	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/templates.py "$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models/templates" "$(SOVEREIGN_PARITY)-templates.json"
+	"$(SOVEREIGN_PARITY)-venv/bin/python" tests/parity/vocabularies.py "$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models"
 	SOVEREIGN_VOCABULARIES="$(SOVEREIGN_PARITY)-source/vendor/llama.cpp/models" SOVEREIGN_TEMPLATES="$(SOVEREIGN_PARITY)-templates.json" cargo test --lib -- --ignored engine::tokenizer engine::template
 
 .PHONY: parity-transformers

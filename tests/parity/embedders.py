@@ -3,6 +3,7 @@ tests/fixtures/safetensors: one folder each, with `expected.json` beside the mod
 
 import json
 import shutil
+import struct
 
 import torch
 import transformers as hf
@@ -48,6 +49,40 @@ def byte_level_with_an_end():
     return tokenizer, {"eos_token": "<|end|>", "pad_token": "<|pad|>", "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
+# What SentencePiece's table would have, and some of what it has.
+REPLACED = {"\t": " ", "\n": " ", "\u00a0": " ", "\ufb01": "fi", "\uff34": "T", "e\u0301": "\u00e9", "\u200b": "", "\u00bd": "1\u20442"}
+
+
+def charsmap(replaced):
+    """A double array of these, with a stretch of 256 units for the children of each node."""
+    values, replacements = {}, b""
+    for text, other in replaced.items():
+        values[text.encode()] = len(replacements)
+        replacements += other.encode() + b"\0"
+    nodes = sorted({key[:length] for key in values for length in range(len(key) + 1)})
+    stretches = {node: 256 * (at + 1) for at, node in enumerate(nodes)}
+    units = [0] * (256 * (len(nodes) + 1))
+    for node in nodes:
+        at = (stretches[node[:-1]] ^ node[-1]) if node else 0
+        units[at] = (at ^ stretches[node]) << 10 | (node in values) << 8 | (node[-1] if node else 0)
+        if node in values:
+            units[stretches[node]] = 1 << 31 | values[node]
+    array = struct.pack(f"<{len(units)}I", *units)
+    return struct.pack("<I", len(array)) + array + replacements
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Precompiled(charsmap(REPLACED))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    names = ("bos_token", "eos_token", "cls_token", "sep_token", "unk_token", "pad_token")
+    return tokenizer, dict(zip(names, ["<s>", "</s>", "<s>", "</s>", "<unk>", "<pad>"])) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
 def nomic(tensors, config):
     """As Nomic's own code has them."""
     named = {}
@@ -68,6 +103,7 @@ def nomic(tensors, config):
 CASES = {
     "bert": (hf.BertModel, hf.BertConfig(**ENCODER), torch.float32, word_pieces, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, None),
     "nomic-bert": (hf.NomicBertModel, hf.NomicBertConfig(**ENCODER), torch.float16, word_pieces, {"pooling_mode": "cls", "include_prompt": True}, nomic),
+    "xlm-roberta": (hf.XLMRobertaModel, hf.XLMRobertaConfig(**ENCODER | dict(type_vocab_size=1)), torch.float32, unigram, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, None),
     "qwen3-embedding": (hf.Qwen3Model, hf.Qwen3Config(**shape(head_dim=12, vocab_size=310)), torch.bfloat16, byte_level_with_an_end, {"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, None),
 }
 
@@ -95,7 +131,7 @@ def write(name, seed, case):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     # In transformers' names, which it reads whatever its version.
     embedder = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-    texts = [text for text in TEXTS if text] + ["she sells sea shells and that was that " * 3]
+    texts = [text for text in TEXTS if text] + ["\uff34he\u00a0\u200bcat  \ufb01ts caf\u0065\u0301 \u00bd", "she sells sea shells and that was that " * 3]
     rows = [[text, tokenizer.encode(text).ids, [round(float(x), 6) for x in embedder.encode(text, normalize_embeddings=True)]] for text in texts]
     if otherwise:
         tensors, described = otherwise(tensors, described)

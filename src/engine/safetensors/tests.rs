@@ -158,7 +158,7 @@ fn what_is_wrong_is_named() {
 
     let tokenizer = |from, to, parts: &[&str]| refused("llama-sharded", "tokenizer.json", replaced(from, to), parts);
     tokenizer("\\\\p{N}{1,3}", "\\\\p{N}{1,4}", &["tokenizer.json", "pre_tokenizer"]);
-    tokenizer("\"type\":\"BPE\"", "\"type\":\"Unigram\"", &["tokenizer.json", "Unigram"]);
+    tokenizer("\"type\":\"BPE\"", "\"type\":\"WordLevel\"", &["tokenizer.json", "WordLevel"]);
     tokenizer("\"!\":0", "\"!\":16000000", &["tokenizer.json", "16000000"]);
     refused(
         "qwen2-fp8-block",

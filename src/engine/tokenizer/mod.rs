@@ -1,15 +1,17 @@
 //! Text to tokens and back, by the vocabulary in the model's file.
 //!
-//! Three kinds are served: SentencePiece's merges by score with bytes for what has no token ([`spm`]: Llama 2, Gemma);
+//! Four kinds are served: SentencePiece's merges by score with bytes for what has no token ([`spm`]: Llama 2, Gemma);
 //! byte-level BPE with ranked merges ([`bpe`]: Llama 3, Qwen and most others), whose text is first cut into words by the
-//! expressions that the model was trained with ([`pretokenizer`]); and BERT's longest pieces of words ([`wordpiece`]). The
-//! first two merge with one algorithm ([`merge`]), which takes O(n log n) in the length of a word. Tokens that stand for
+//! expressions that the model was trained with ([`pretokenizer`]); BERT's longest pieces of words ([`wordpiece`]); and
+//! SentencePiece's likeliest tokens ([`unigram`]: XLM-RoBERTa, and so BGE-M3 and E5), whose text is first written otherwise by a
+//! table ([`charsmap`]). The first two merge with one algorithm ([`merge`]), which takes O(n log n) in the length of a word. Tokens that stand for
 //! themselves, such as `<|im_end|>`, are found before any ([`special`]).
 //!
 //! The results agree with llama.cpp's; where the two references differ, they are HF's and SentencePiece's: of several
 //! special tokens that overlap the leftmost longest is taken, and plain text never becomes a control token.
 
 mod bpe;
+mod charsmap;
 mod end;
 mod infill;
 mod merge;
@@ -17,6 +19,7 @@ mod pretokenizer;
 mod special;
 mod spm;
 mod stream;
+mod unigram;
 mod vocabulary;
 mod wordpiece;
 
@@ -32,6 +35,7 @@ use infill::Infill;
 use special::{Fragment, Specials};
 use spm::Spm;
 use std::collections::BTreeSet;
+use unigram::Unigram;
 use vocabulary::{Role, Vocabulary};
 use wordpiece::WordPiece;
 
@@ -66,6 +70,7 @@ enum Algorithm {
     Spm(Spm),
     Bpe(Bpe),
     WordPiece(WordPiece),
+    Unigram(Unigram),
 }
 
 impl Tokenizer {
@@ -89,9 +94,10 @@ impl Tokenizer {
             }
             "gemma4" => (Algorithm::Bpe(Bpe::new(&vocabulary, gguf, "gemma4")?), true, None, None),
             "bert" => (Algorithm::WordPiece(WordPiece::new(&vocabulary, metadata)?), true, Some(101), None),
+            "t5" => (Algorithm::Unigram(Unigram::new(&vocabulary, gguf)?), false, None, Some(1)),
             other => {
                 let message = format!(
-                    "tokenizers of the kind {other:?} are not served, only \"llama\", \"gpt2\" and \"bert\" are"
+                    "tokenizers of the kind {other:?} are not served, only \"llama\", \"gpt2\", \"bert\" and \"t5\" are"
                 );
                 return Err(Error::Unsupported(message));
             }
@@ -112,19 +118,19 @@ impl Tokenizer {
         let ends = end::tokens(&mut vocabulary, metadata, eos)?;
         let infill = Infill::of(&vocabulary, metadata)?;
         vocabulary.set_pieces(|vocabulary, token| match &algorithm {
-            Algorithm::Spm(_) | Algorithm::WordPiece(_) => spm::piece(vocabulary, token),
+            Algorithm::Spm(_) | Algorithm::WordPiece(_) | Algorithm::Unigram(_) => spm::piece(vocabulary, token),
             Algorithm::Bpe(bpe) => bpe.piece(vocabulary, token),
         });
         Ok(Tokenizer {
             specials: Specials::new(&vocabulary),
             vocabulary,
-            algorithm,
             bos,
             eos,
             ends,
             infill,
             add_bos: metadata.find("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos),
-            add_eos: metadata.find(add_eos)?.unwrap_or(separates),
+            add_eos: metadata.find(add_eos)?.unwrap_or(separates || matches!(algorithm, Algorithm::Unigram(_))),
+            algorithm,
         })
     }
 
@@ -176,12 +182,13 @@ impl Tokenizer {
                     Algorithm::Spm(spm) => spm.encode(&self.vocabulary, text, fresh, &mut tokens),
                     Algorithm::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut tokens),
                     Algorithm::WordPiece(pieces) => pieces.encode(&self.vocabulary, text, &mut tokens),
+                    Algorithm::Unigram(unigram) => unigram.encode(&self.vocabulary, text, &mut tokens),
                 },
             }
             fresh = matches!(fragment, Fragment::Token(_));
         }
-        // BERT has no templates that would write either, and doubles what a text has.
-        let doubles = matches!(self.algorithm, Algorithm::WordPiece(_));
+        // Encoders have no templates that would write either, and double what a text has.
+        let doubles = matches!(self.algorithm, Algorithm::WordPiece(_) | Algorithm::Unigram(_));
         let bos = self.begins_with();
         if add_bos && bos.is_some() && (doubles || tokens.first() != bos.as_ref()) {
             tokens.splice(0..0, bos);
@@ -230,6 +237,7 @@ impl Tokenizer {
         match &self.algorithm {
             // The space that `encode` put before the text.
             Algorithm::Spm(spm) if spm.adds_space() && text.starts_with(' ') => text.split_off(1),
+            Algorithm::Unigram(unigram) if unigram.adds_space() && text.starts_with(' ') => text.split_off(1),
             Algorithm::WordPiece(_) if text.starts_with(' ') => text.split_off(1),
             _ => text,
         }

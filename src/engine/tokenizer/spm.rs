@@ -1,10 +1,12 @@
 use super::merge::{Merged, Merger};
 use super::vocabulary::{Role, Vocabulary};
 use super::{Error, Token};
-use crate::engine::gguf::{Error as GgufError, Gguf};
+use crate::engine::gguf::{Error as GgufError, Gguf, Metadata};
 
 /// How SentencePiece spells a space.
 pub(super) const SPACE: &str = "\u{2581}";
+
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// A character that has no token: it becomes bytes.
 const NO_TOKEN: u32 = u32::MAX;
@@ -21,17 +23,8 @@ pub(super) struct Spm {
 
 impl Spm {
     pub(super) fn new(vocabulary: &Vocabulary, gguf: &Gguf, add_space: bool) -> Result<Spm, Error> {
-        const SCORES: &str = "tokenizer.ggml.scores";
         let metadata = gguf.metadata();
-        let ranks: Vec<u32> = match metadata.floats(SCORES) {
-            Ok(scores) => scores.map(rank).collect(),
-            Err(GgufError::Type { .. }) => metadata.integers(SCORES)?.map(|score| rank(score as f32)).collect(),
-            Err(error) => return Err(error.into()),
-        };
-        if ranks.len() != vocabulary.len() {
-            let message = format!("{} tokens, but {} in {SCORES:?}", vocabulary.len(), ranks.len());
-            return Err(Error::Inconsistent(message));
-        }
+        let ranks: Vec<u32> = scores(vocabulary, metadata)?.into_iter().map(rank).collect();
         let unknown = metadata.find("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
         let unknown = Some(unknown).filter(|&token| (token as usize) < vocabulary.len());
         Ok(Spm { ranks, bytes: vocabulary.byte_tokens(), unknown, add_space })
@@ -64,8 +57,22 @@ impl Spm {
     }
 }
 
+/// The score of each token.
+pub(super) fn scores(vocabulary: &Vocabulary, metadata: &Metadata) -> Result<Vec<f32>, Error> {
+    let scores: Vec<f32> = match metadata.floats(SCORES) {
+        Ok(scores) => scores.collect(),
+        Err(GgufError::Type { .. }) => metadata.integers(SCORES)?.map(|score| score as f32).collect(),
+        Err(error) => return Err(error.into()),
+    };
+    if scores.len() != vocabulary.len() {
+        let message = format!("{} tokens, but {} in {SCORES:?}", vocabulary.len(), scores.len());
+        return Err(Error::Inconsistent(message));
+    }
+    Ok(scores)
+}
+
 /// The token that is spelled so, if text can become it.
-fn text_token(vocabulary: &Vocabulary, spelling: &[u8]) -> Option<Token> {
+pub(super) fn text_token(vocabulary: &Vocabulary, spelling: &[u8]) -> Option<Token> {
     if spelling.len() > vocabulary.longest() {
         return None;
     }

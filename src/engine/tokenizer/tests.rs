@@ -99,6 +99,90 @@ fn check(tokenizer: &Tokenizer, text: &str, special: Special, expected: &[&str])
     assert_eq!(names, expected, "{text:?}");
 }
 
+/// A vocabulary like XLM-RoBERTa's, whose tokens have logarithms of probabilities.
+fn unigram(table: Option<&[u8]>) -> Result<Tokenizer, Error> {
+    let tokens = [
+        ("<s>", 0.0_f32, 3),
+        ("</s>", 0.0, 3),
+        ("<unk>", 0.0, 2),
+        ("\u{2581}", -4.0, 1),
+        ("\u{2581}ab", -3.0, 1),
+        ("a", -5.0, 1),
+        ("b", -5.0, 1),
+        ("c", -5.0, 1),
+        ("bc", -5.5, 1),
+        ("abc", -9.0, 1),
+        ("\u{2581}abcd", -8.0, 1),
+        ("<tool>", 0.0, 4),
+    ];
+    let mut file = Writer::new();
+    file.set("tokenizer.ggml.model", "t5")
+        .set("tokenizer.ggml.add_space_prefix", true)
+        .set("tokenizer.ggml.remove_extra_whitespaces", true)
+        .array("tokenizer.ggml.tokens", &tokens.map(|token| token.0))
+        .array("tokenizer.ggml.scores", &tokens.map(|token| token.1))
+        .array("tokenizer.ggml.token_type", &tokens.map(|token| token.2));
+    if let Some(table) = table {
+        file.array("tokenizer.ggml.precompiled_charsmap", table);
+    }
+    open(&file)
+}
+
+#[test]
+fn unigram_takes_the_likeliest_of_all_ways() {
+    let tokenizer = unigram(None).unwrap();
+    let check = |text, expected: &[&str]| check(&tokenizer, text, Special::Parse, expected);
+    // Three and five against four and five and a half, or nine.
+    check("abc", &[" ab", "c"]);
+    check("bc", &[" ", "bc"]);
+    check("abcd", &[" abcd"]);
+    // Spaces at the ends go, and several are one.
+    check("  ab   bc ", &[" ab", " ", "bc"]);
+    check("", &[]);
+    check("   ", &[]);
+    // Unknown characters that follow each other are one token.
+    check("abéüb", &[" ab", "<unk>", "b"]);
+    // After a token that stands for itself a text begins anew.
+    check("ab<tool>ab", &[" ab", "<tool>", " ab"]);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("ab  bc", Special::Plain, false)), "ab bc");
+    assert_eq!(tokenizer.encode("ab", Special::Plain, true).last(), Some(&1), "texts end");
+}
+
+#[test]
+fn broken_tables_of_replacements_are_refused_or_change_nothing() {
+    let check = |table: &[u8]| {
+        let error = unigram(Some(table)).unwrap_err().to_string();
+        assert!(error.contains("precompiled_charsmap"), "{error}");
+    };
+    check(&[]);
+    check(&[8, 0, 0, 0, 1]);
+    check(&[3, 0, 0, 0, 1, 2, 3, 0]);
+    check(&[4, 0, 0, 0, 1, 2, 3, 4, 65]);
+    // Units that lead nowhere.
+    let mut table = vec![8, 0, 0, 0];
+    table.extend([0xff; 8]);
+    table.push(0);
+    let tokenizer = unigram(Some(&table)).unwrap();
+    assert_eq!(tokenizer.encode("abc", Special::Plain, false), [4, 7]);
+}
+
+proptest! {
+    /// Whatever a table says, all text is taken, and no character is split.
+    #[test]
+    fn any_table_of_replacements_is_survived(
+        units in proptest::collection::vec(any::<u32>(), 1..300),
+        replacements in proptest::collection::vec(any::<u8>(), 0..20),
+        text in "\\PC{0,20}",
+    ) {
+        let mut table = (4 * units.len() as u32).to_le_bytes().to_vec();
+        table.extend(units.into_iter().flat_map(u32::to_le_bytes));
+        table.extend(replacements);
+        table.push(0);
+        let tokenizer = unigram(Some(&table)).unwrap();
+        tokenizer.encode(&text, Special::Plain, false);
+    }
+}
+
 #[test]
 fn sentencepiece_merges_the_best_score_first() {
     let check = |text, expected: &[&str]| check(&spm(), text, Special::Parse, expected);
@@ -210,7 +294,7 @@ fn what_is_not_served_is_named() {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     };
     check(&bpe_file("klingon"), "\"klingon\"");
-    check(Writer::new().set("tokenizer.ggml.model", "t5").array("tokenizer.ggml.tokens", &["a"]), "\"t5\"");
+    check(Writer::new().set("tokenizer.ggml.model", "rwkv").array("tokenizer.ggml.tokens", &["a"]), "\"rwkv\"");
     check(&Writer::new(), "tokenizer.ggml.tokens");
     let tokens = ["a", "b"];
     let mut file = Writer::new();

@@ -56,6 +56,13 @@ fn nomic_bert() {
 }
 
 #[test]
+fn xlm_roberta() {
+    let gguf = check("xlm-roberta", Pooling::First, 1e-9);
+    // Of forty positions the first two are no text's.
+    assert_eq!(gguf.tensor("position_embd.weight").unwrap().dims, [32, 24]);
+}
+
+#[test]
 fn qwen3() {
     let gguf = check("qwen3-embedding", Pooling::Last, 1e-5);
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
@@ -119,6 +126,12 @@ fn what_would_change_vectors_is_refused() {
         &["post_processor", "[END]"],
     );
     bert("model.safetensors", "output.dense", "output.sense", &["output.sense", "unknown"]);
+    let roberta = |from, to, parts: &[&str]| refused("xlm-roberta", "tokenizer.json", replaced(from, to), parts);
+    roberta("\"byte_fallback\":false", "\"byte_fallback\":true", &["byte_fallback"]);
+    roberta("\"unk_id\":3", "\"unk_id\":9999", &["unk_id"]);
+    roberta("\"type\":\"Precompiled\"", "\"type\":\"Lowercase\"", &["normalizer", "Lowercase"]);
+    roberta("\"type\":\"Metaspace\"", "\"type\":\"Punctuation\"", &["pre_tokenizer", "Metaspace"]);
+    roberta("\"precompiled_charsmap\":\"", "\"precompiled_charsmap\":\"*", &["precompiled_charsmap", "base64"]);
     let nomic = |from, to, parts: &[&str]| refused("nomic-bert", "config.json", replaced(from, to), parts);
     nomic("\"prenorm\": false", "\"prenorm\": true", &["config.json", "prenorm"]);
     nomic("\"rotary_emb_fraction\": 1.0", "\"rotary_emb_fraction\": 0.5", &["rotary_emb_fraction", "0.5"]);

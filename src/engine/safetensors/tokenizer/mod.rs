@@ -1,9 +1,10 @@
-//! `tokenizer.json`, in GGUF's keys: byte-level BPE, SentencePiece's BPE with bytes for what has no token ([`bpe`]), and
-//! BERT's pieces of words ([`wordpiece`]).
+//! `tokenizer.json`, in GGUF's keys: byte-level BPE, SentencePiece's BPE with bytes for what has no token ([`bpe`]), BERT's
+//! pieces of words ([`wordpiece`]), and SentencePiece's likeliest tokens ([`unigram`]).
 
 mod bpe;
 mod pipeline;
 mod tokens;
+mod unigram;
 mod wordpiece;
 
 use super::config::Config;
@@ -44,16 +45,19 @@ struct Model {
     #[serde(default)]
     unk_token: Option<String>,
     #[serde(default)]
+    unk_id: Option<u32>,
+    #[serde(default)]
     continuing_subword_prefix: Option<String>,
     #[serde(default)]
     max_input_chars_per_word: Option<u64>,
 }
 
-/// Of BPE and WordPiece an object; others have lists.
+/// Of BPE and WordPiece an object, of Unigram a list with scores.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Vocabulary {
     ById(HashMap<String, u32>),
+    Scored(Vec<(String, f64)>),
     Other(serde::de::IgnoredAny),
 }
 
@@ -90,8 +94,9 @@ pub(super) fn describe(folder: &Path, config: &Config, writer: &mut Writer<'stat
     match (kind, &source.file.model.vocab) {
         ("BPE", Vocabulary::ById(vocabulary)) => bpe::describe(&source, vocabulary, writer)?,
         ("WordPiece", Vocabulary::ById(vocabulary)) => wordpiece::describe(&source, vocabulary, writer)?,
+        ("Unigram", Vocabulary::Scored(vocabulary)) => unigram::describe(&source, vocabulary, writer)?,
         _ => {
-            let problem = format!("\"model.type\" is {kind:?}; supported are \"BPE\" and \"WordPiece\"");
+            let problem = format!("\"model.type\" is {kind:?}; supported are \"BPE\", \"WordPiece\" and \"Unigram\"");
             return Err(source.wrong(problem));
         }
     }

@@ -17,6 +17,15 @@ pub(super) fn find<'a>(part: &'a Value, kind: &str) -> Option<&'a Value> {
     inner.flatten().find_map(|part| find(part, kind))
 }
 
+/// A part of a pipeline, or those within it.
+pub(super) fn parts(part: &Value) -> &[Value] {
+    match part.get("normalizers").and_then(Value::as_array) {
+        Some(parts) => parts,
+        None if part.is_null() => &[],
+        None => std::slice::from_ref(part),
+    }
+}
+
 /// The tokens that texts get before and behind them.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Frame {
