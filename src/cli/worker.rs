@@ -2,7 +2,7 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Tie};
+use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Speculation, Tie};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -43,9 +43,13 @@ pub struct Worker {
     /// Answers that may wait; whoever comes then is told to come back later.
     #[arg(long, value_name = "ANSWERS", default_value_t = 128)]
     queue: usize,
-    /// Whether to guess where an answer repeats what was said: auto, where that pays, or off. Answers are the same.
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "off"])]
-    speculate: String,
+    /// How to guess what an answer says next, where that pays: auto, from what was said before and else by the draft model;
+    /// draft, by that alone; or off. Answers are the same.
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = speculation)]
+    speculate: Speculation,
+    /// A smaller model of the same vocabulary that guesses for the model; it takes its memory and a cache as large.
+    #[arg(long, value_name = "FILE")]
+    draft: Option<PathBuf>,
     /// Threads that compute; all physical cores unless said.
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
@@ -66,6 +70,11 @@ pub struct Worker {
 
 impl Worker {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        match (self.speculate, &self.draft) {
+            (Speculation::Draft, None) => anyhow::bail!("--speculate draft needs a model that guesses: --draft FILE"),
+            (Speculation::Off, Some(_)) => anyhow::bail!("--draft guesses, and --speculate off says not to"),
+            _ => {}
+        }
         let tie = self.tied.then(Tie::new).transpose().context("cannot tie the worker to its parent")?;
         // One thread for requests is enough beside those that compute.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -125,7 +134,8 @@ impl Worker {
             kv_tokens: self.kv_tokens,
             kv: self.kv,
             queue: self.queue,
-            speculates: self.speculate == "auto",
+            speculation: self.speculate,
+            draft: self.draft.clone(),
             threads: self.threads,
             device: self.device,
             prefixes: self.prefix_cache.clone().map(|dir| Prefixes { dir, bytes: self.prefix_cache_size.0 }),
@@ -143,6 +153,16 @@ pub(super) fn device(name: &str) -> Result<Device, String> {
     ordinal.map(Device::Cuda).ok_or_else(|| "devices are cpu, cuda, cuda:1 and so on".into())
 }
 
+/// The way of guessing that a name stands for.
+fn speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "auto" => Ok(Speculation::Auto),
+        "draft" => Ok(Speculation::Draft),
+        "off" => Ok(Speculation::Off),
+        _ => Err("it is auto, draft or off".into()),
+    }
+}
+
 /// The kind of keys and values that a name stands for.
 fn kv(name: &str) -> Result<KvKind, String> {
     KvKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| "kinds are f16, fp8 and q4".into())
@@ -158,7 +178,7 @@ async fn cut(tie: Option<Tie>) {
 
 /// What is served, for a person.
 fn greeting(worker: &worker::Worker, address: &Address) -> String {
-    let (options, summary, footprint) = (worker.options(), worker.summary(), worker.footprint());
+    let (options, summary, (weights, rest)) = (worker.options(), worker.summary(), worker.memory());
     let url = match address {
         Address::Unix(_) => address.to_string(),
         Address::Tcp(_) => address.url("/v1"),
@@ -168,8 +188,8 @@ fn greeting(worker: &worker::Worker, address: &Address) -> String {
         options.name,
         summary.architecture,
         summary.quantisation,
-        Bytes(footprint.weights),
-        Bytes(footprint.bytes(options.capacity()) - footprint.weights),
+        Bytes(weights),
+        Bytes(rest),
         options.slots,
         options.context,
         worker.threads(),

@@ -6,10 +6,11 @@
 //! no room for all, who came last makes it, and goes on later.
 
 use super::blocks::{BLOCK, Blocks, Chain};
+use super::draft::Wanted;
 use super::model::{Batch, Logits};
 use super::prefix_cache::Restored;
 use super::sequence::{Sequence, Sink, Vocabulary};
-use super::speculation::Speculation;
+use super::speculation::{Odds, Speculation};
 use std::collections::VecDeque;
 use std::fmt::Display;
 
@@ -36,6 +37,14 @@ pub trait Runner {
     fn restore(&mut self, _slot: usize, _tokens: &[u32], _patience: bool) -> Restored {
         Restored::default()
     }
+
+    /// Whether there is a model that guesses.
+    fn drafts(&self) -> bool {
+        false
+    }
+
+    /// Lets it guess.
+    fn draft(&mut self, _wanted: &mut [Wanted<'_>]) {}
 }
 
 /// Sequences that wait, and those that run in slots of the cache.
@@ -46,6 +55,8 @@ pub struct Batcher<S> {
     running: Vec<Option<Running<S>>>,
     /// Counts starts, to know who came first.
     starts: u64,
+    /// Whether what was said before is looked through for guesses.
+    looks_back: bool,
 }
 
 /// What a pass may take.
@@ -61,8 +72,12 @@ pub struct Allowance {
 struct Running<S> {
     sequence: Sequence<S>,
     speculation: Speculation,
+    /// How the guesses of a smaller model went.
+    drafts: Odds,
     /// What is guessed in the next pass.
     guesses: Vec<u32>,
+    /// Whether a smaller model guessed it.
+    drafted: bool,
     started: u64,
     /// Whether more of its prompt is on its way from elsewhere.
     restoring: bool,
@@ -98,12 +113,20 @@ pub struct Step {
     pub preempted: usize,
     /// Tokens of prompts that came from elsewhere.
     pub restored: usize,
+    /// Whether a smaller model computed too.
+    pub drafted: bool,
 }
 
 impl<S: Sink> Batcher<S> {
     /// Nothing to do yet, over a cache of this many slots.
     pub fn new(slots: usize) -> Self {
-        Self { waiting: VecDeque::new(), running: std::iter::repeat_with(|| None).take(slots).collect(), starts: 0 }
+        let running = std::iter::repeat_with(|| None).take(slots).collect();
+        Self { waiting: VecDeque::new(), running, starts: 0, looks_back: true }
+    }
+
+    /// The same, whose guesses come from a smaller model alone.
+    pub fn without_looking_back(self) -> Self {
+        Self { looks_back: false, ..self }
     }
 
     /// Queues a sequence.
@@ -180,7 +203,9 @@ impl<S: Sink> Batcher<S> {
             self.running[slot] = Some(Running {
                 sequence,
                 speculation: Speculation::default(),
+                drafts: Odds::default(),
                 guesses: Vec::new(),
+                drafted: false,
                 started: self.starts,
                 restoring,
             });
@@ -206,7 +231,6 @@ impl<S: Sink> Batcher<S> {
             self.found(slot, found);
             pending.push(if waits { 0 } else { self.tokens(slot).len() - blocks.len(slot) });
         }
-        let blocks = runner.blocks();
         let goes_on = |(&slot, &pending): (&usize, &usize)| pending == 1 && self.has_begun(slot);
         let goes_on: Vec<bool> = slots.iter().zip(&pending).map(goes_on).collect();
         let answers = goes_on.iter().filter(|&&goes_on| goes_on).count();
@@ -219,7 +243,9 @@ impl<S: Sink> Batcher<S> {
         // Beside prompts nothing is guessed: there is no time to spare.
         let guess_cost = guess_cost.filter(|_| prompts.iter().all(|&pending| pending == 0));
 
-        let (mut batch, mut step) = (Batch::default(), Step { answers, restored, ..Step::default() });
+        let drafted = self.guess(&slots, &goes_on, &shares, guess_cost, runner);
+        let blocks = runner.blocks();
+        let (mut batch, mut step) = (Batch::default(), Step { answers, restored, drafted, ..Step::default() });
         for ((&slot, share), goes_on) in slots.iter().zip(shares).zip(goes_on) {
             let (cached, share) = (blocks.len(slot), if goes_on { 1 } else { share });
             // Older ones have their room already, so that in the end there is somebody who makes it.
@@ -232,22 +258,64 @@ impl<S: Sink> Batcher<S> {
             for position in (cached..tokens.len()).take(share) {
                 batch.push(tokens[position], slot, position, position + 1 == tokens.len());
             }
-            running.guesses.clear();
-            if let (true, Some(cost)) = (goes_on, guess_cost) {
-                let most = running.sequence.tokens_left().saturating_sub(1);
-                let guesses = running.speculation.guess(tokens, most, cost);
-                // Nobody makes room for a guess.
-                if !guesses.is_empty() && blocks.reserve(slot, tokens.len() + guesses.len()).is_ok() {
-                    (tokens.len()..)
-                        .zip(&guesses)
-                        .for_each(|(position, &guess)| batch.push(guess, slot, position, true));
-                    step.guessed += guesses.len();
-                    running.guesses = guesses;
-                }
+            // Nobody makes room for a guess.
+            if blocks.reserve(slot, tokens.len() + running.guesses.len()).is_err() {
+                running.guesses.clear();
             }
+            let guesses = (tokens.len()..).zip(&running.guesses);
+            guesses.for_each(|(position, &guess)| batch.push(guess, slot, position, true));
+            step.guessed += running.guesses.len();
         }
         step.computed = batch.len();
         (batch, step)
+    }
+
+    /// Guesses for answers that go on. A model that guesses reads what is read of prompts. Whether it was asked.
+    fn guess(
+        &mut self,
+        slots: &[usize],
+        goes_on: &[bool],
+        shares: &[usize],
+        cost: Option<f64>,
+        runner: &mut impl Runner,
+    ) -> bool {
+        let (drafts, mut wanted) = (runner.drafts(), Vec::new());
+        for (running, slot) in self.running.iter_mut().zip(0..) {
+            let (Some(running), Some(at)) = (running, slots.iter().position(|&other| other == slot)) else { continue };
+            let Running { sequence, speculation, drafts: odds, guesses, drafted, .. } = running;
+            *drafted = false;
+            guesses.clear();
+            let tokens = sequence.tokens();
+            match cost.filter(|_| goes_on[at]) {
+                Some(cost) => {
+                    let most = sequence.tokens_left().saturating_sub(1);
+                    if self.looks_back {
+                        *guesses = speculation.guess(tokens, most, cost);
+                    }
+                    let most = if drafts && guesses.is_empty() { most.min(odds.worth(cost)) } else { 0 };
+                    if most > 0 {
+                        *drafted = true;
+                        wanted.push(Wanted { slot, tokens, most, cost, guesses: std::mem::take(guesses) });
+                    }
+                }
+                None if drafts && shares[at] > 0 => {
+                    let tokens = &tokens[..tokens.len().min(runner.blocks().len(slot) + shares[at])];
+                    wanted.push(Wanted { slot, tokens, most: 0, cost: 1.0, guesses: std::mem::take(guesses) });
+                }
+                None => {}
+            }
+        }
+        if wanted.is_empty() {
+            return false;
+        }
+        runner.draft(&mut wanted);
+        let guessed: Vec<(usize, Vec<u32>)> = wanted.into_iter().map(|wanted| (wanted.slot, wanted.guesses)).collect();
+        for (slot, guesses) in guessed {
+            if let Some(running) = &mut self.running[slot] {
+                running.guesses = guesses;
+            }
+        }
+        true
     }
 
     /// Whether a slot's answer has begun.
@@ -335,7 +403,11 @@ impl<S: Sink> Batcher<S> {
             for _ in 0..guesses.len() {
                 rows.next();
             }
-            running.speculation.note(guesses.len(), right);
+            match running.drafted {
+                // Where it did not dare to guess it was as good as wrong.
+                true => running.drafts.note(guesses.len().max(1), right),
+                false => running.speculation.note(guesses.len(), right),
+            }
             step.right += right;
             if over {
                 self.running[slot] = None;

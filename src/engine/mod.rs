@@ -13,10 +13,11 @@
 //! - [`grammar`]: what an answer may be. [`sampler`]: logits to a token. [`emitter`]: tokens to text that can be shown.
 //! - [`eval`]: how well a model predicts a text.
 //! - [`sequence`]: one answer on its way. [`batcher`]: which of them runs next, with [`speculation`]'s
-//!   guesses; [`pace`]: how much of each.
+//!   guesses or those of a smaller model, [`draft`]; [`pace`]: how much of each; [`passes`]: what they run on.
 
 pub mod batcher;
 pub mod blocks;
+pub mod draft;
 pub mod emitter;
 pub mod eval;
 pub mod footprint;
@@ -27,6 +28,7 @@ pub mod kv_cache;
 pub mod model;
 pub mod output;
 pub mod pace;
+pub mod passes;
 pub mod prefix_cache;
 pub mod quant;
 pub mod quantise;

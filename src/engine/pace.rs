@@ -56,6 +56,7 @@ impl Pace {
         match (step.answers, more) {
             (0, LEAST..) => self.prompt = Some(took / more as f64),
             (0, _) => {}
+            (_, 0) if step.drafted => {}
             (answers, 0) => {
                 let old = self.alone.get(&answers).copied();
                 self.alone.insert(answers, average(old, took));

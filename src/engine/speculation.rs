@@ -1,6 +1,7 @@
-//! Guesses at what an answer says next, from what was said before: code that is edited, text that is quoted. Guesses run in
-//! the same pass as the token before them, and each position's token is then chosen as if it came alone: a guess that is
-//! not what is chosen is dropped with all after it. So the answer is the same, only sooner where guesses are good.
+//! Guesses at what an answer says next, from what was said before: code that is edited, text that is quoted; or from a
+//! smaller model, [`super::draft`]. Guesses run in the same pass as the token before them, and each position's token is then
+//! chosen as if it came alone: a guess that is not what is chosen is dropped with all after it. So the answer is the same,
+//! only sooner where guesses are good.
 
 use std::collections::HashMap;
 
@@ -15,40 +16,22 @@ const DECAY: f64 = 0.9;
 /// Passes without a guess after which one is tried again.
 const PATIENCE: usize = 24;
 
-/// What was guessed for a conversation, and how well that went.
-#[derive(Debug, Clone)]
+/// What was guessed for a conversation from what was said in it.
+#[derive(Debug, Clone, Default)]
 pub struct Speculation {
     /// Where the tokens before each place came last, one after its end.
     latest: HashMap<[u32; GRAM], usize>,
     /// For each end, the end before it of the same tokens.
     earlier: Vec<Option<usize>>,
-    hits: f64,
-    misses: f64,
-    idle: usize,
-}
-
-impl Default for Speculation {
-    fn default() -> Self {
-        // As if one of three guesses had failed.
-        Self { latest: HashMap::new(), earlier: Vec::new(), hits: 2.0, misses: 1.0, idle: 0 }
-    }
+    odds: Odds,
 }
 
 impl Speculation {
     /// What may follow `tokens`, the conversation so far: at most `most` tokens, and no more than pay. `cost` is that of
     /// one more token in the pass, in parts of what the pass would give otherwise.
     pub fn guess(&mut self, tokens: &[u32], most: usize, cost: f64) -> Vec<u32> {
-        let found = self.find(tokens);
-        let Some(at) = found else { return Vec::new() };
-        let mut worth = worthwhile(self.hits / (self.hits + self.misses), cost);
-        if worth == 0 {
-            self.idle += 1;
-            if self.idle >= PATIENCE && cost < 1.0 {
-                self.idle = 0;
-                worth = 1;
-            }
-        }
-        let most = most.min(worth);
+        let Some(at) = self.find(tokens) else { return Vec::new() };
+        let most = most.min(self.odds.worth(cost));
         // What follows may run into what is guessed itself, as in a list that goes on.
         let mut guesses: Vec<u32> = Vec::new();
         while guesses.len() < most {
@@ -60,10 +43,7 @@ impl Speculation {
 
     /// Notes how many of the guesses were right.
     pub fn note(&mut self, guessed: usize, right: usize) {
-        if guessed > 0 {
-            self.hits = self.hits * DECAY + right as f64;
-            self.misses = self.misses * DECAY + f64::from(u8::from(right < guessed));
-        }
+        self.odds.note(guessed, right);
     }
 
     /// Where the longest end of `tokens` that came before went on.
@@ -77,6 +57,47 @@ impl Speculation {
             |end: usize| (0..end).take_while(|back| tokens[end - 1 - back] == tokens[tokens.len() - 1 - back]).count();
         let places = std::iter::successors(self.earlier[tokens.len()], |&end| self.earlier[end]).take(PLACES);
         places.max_by_key(|&end| (alike(end), end))
+    }
+}
+
+/// How guesses of one kind went, and so how many of them pay.
+#[derive(Debug, Clone)]
+pub struct Odds {
+    hits: f64,
+    misses: f64,
+    /// Passes in which none was made, as it would not have paid.
+    idle: usize,
+}
+
+impl Default for Odds {
+    fn default() -> Self {
+        // As if one of three guesses had failed.
+        Self { hits: 2.0, misses: 1.0, idle: 0 }
+    }
+}
+
+impl Odds {
+    /// How many guesses pay in the next pass; one now and then where none does. `cost` as in [`Speculation::guess`].
+    pub fn worth(&mut self, cost: f64) -> usize {
+        let worth = worthwhile(self.hits / (self.hits + self.misses), cost);
+        if worth > 0 {
+            return worth;
+        }
+        self.idle += 1;
+        // What seemed too dear to pay ever may have been a hiccup.
+        let tries = self.idle >= if cost < 1.0 { PATIENCE } else { 8 * PATIENCE };
+        if tries {
+            self.idle = 0;
+        }
+        usize::from(tries)
+    }
+
+    /// Notes how many guesses were right.
+    pub fn note(&mut self, guessed: usize, right: usize) {
+        if guessed > 0 {
+            self.hits = self.hits * DECAY + right as f64;
+            self.misses = self.misses * DECAY + f64::from(u8::from(right < guessed));
+        }
     }
 }
 

@@ -1,12 +1,9 @@
 use super::Metrics;
+use super::Speculation;
 use super::openai::Error;
-use crate::engine;
-use crate::engine::batcher::{Batcher, Runner};
-use crate::engine::blocks::Blocks;
-use crate::engine::kv_cache::KvCache;
-use crate::engine::model::{Batch, Logits, Model};
+use crate::engine::batcher::Batcher;
 use crate::engine::pace::Pace;
-use crate::engine::prefix_cache::Restored;
+use crate::engine::passes::Passes;
 use crate::engine::sequence::{Event, Job, Sequence, Sink};
 use crate::engine::tokenizer::Tokenizer;
 use std::cell::Cell;
@@ -45,7 +42,7 @@ impl Engine {
     /// Starts the thread. `ended` is cancelled when it ends, which it does by itself only if it panics.
     pub(super) fn start(work: Work, queue: usize, ended: CancellationToken) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
-        let (metrics, slots, context) = (work.metrics.clone(), work.cache.slots(), work.cache.context());
+        let (metrics, slots, context) = (work.metrics.clone(), work.passes.cache.slots(), work.passes.cache.context());
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             let _ended = ended.drop_guard();
             work.run(&inbox);
@@ -127,19 +124,21 @@ impl Sink for Listener {
 
 /// What the thread owns.
 pub(super) struct Work {
-    pub(super) model: Model,
-    pub(super) cache: KvCache,
+    pub(super) passes: Passes,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) metrics: Arc<Metrics>,
-    /// Whether it guesses what comes next.
-    pub(super) speculates: bool,
+    pub(super) speculation: Speculation,
 }
 
 impl Work {
     /// Works until that is to end, or nobody can send jobs any more.
     fn run(self, inbox: &mpsc::Receiver<Order>) {
-        let Self { model, mut cache, tokenizer, metrics, speculates } = self;
-        let mut batcher = Batcher::new(cache.slots());
+        let Self { mut passes, tokenizer, metrics, speculation } = self;
+        let mut batcher = Batcher::new(passes.cache.slots());
+        if speculation == Speculation::Draft {
+            batcher = batcher.without_looking_back();
+        }
+        let speculates = speculation != Speculation::Off;
         let mut pace = Pace::default();
         loop {
             let first = match batcher.is_idle().then(|| inbox.recv()) {
@@ -153,42 +152,16 @@ impl Work {
                         // Whoever waits for an answer learns by the end of the connection that none comes, as when a
                         // worker is killed: what has ended it is known to the daemon, not here.
                         std::mem::forget(batcher);
-                        return cache.finish(PARTING);
+                        return passes.cache.finish(PARTING);
                     }
                 }
             }
             let begun = Instant::now();
             let allow = |answers| pace.allowance(answers, speculates);
-            let step = batcher.step(allow, &*tokenizer, &mut Passes { model: &model, cache: &mut cache });
+            let step = batcher.step(allow, &*tokenizer, &mut passes);
             let took = begun.elapsed();
             pace.note(&step, took);
-            metrics.step(step, batcher.load(cache.blocks()), took);
+            metrics.step(step, batcher.load(passes.cache.blocks()), took);
         }
-    }
-}
-
-/// Passes through a model.
-struct Passes<'a> {
-    model: &'a Model,
-    cache: &'a mut KvCache,
-}
-
-impl Runner for Passes<'_> {
-    type Error = engine::Error;
-
-    fn blocks(&mut self) -> &mut Blocks {
-        self.cache.blocks()
-    }
-
-    fn forward(&mut self, batch: &Batch) -> Result<Logits, engine::Error> {
-        self.model.forward(self.cache, batch)
-    }
-
-    fn seek(&mut self, slot: usize, tokens: &[u32]) -> bool {
-        self.cache.seek(slot, tokens)
-    }
-
-    fn restore(&mut self, slot: usize, tokens: &[u32], patience: bool) -> Restored {
-        self.cache.restore(slot, tokens, patience)
     }
 }

@@ -22,11 +22,13 @@ pub use listen::Listener;
 pub use tie::Tie;
 
 use crate::engine::Error;
+use crate::engine::draft::{self, Drafter};
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
 use crate::engine::kv_cache::Capacity;
 use crate::engine::model::{self, Embedder, Model};
+use crate::engine::passes::Passes;
 use crate::engine::prefix_cache::{self, Identity};
 use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
@@ -35,7 +37,7 @@ use engine::{Engine, Work};
 use face::{Duty, Face};
 use metrics::Metrics;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tokio_util::sync::CancellationToken;
@@ -57,14 +59,28 @@ pub struct Options {
     pub kv: KvKind,
     /// Answers that may wait for a slot.
     pub queue: usize,
-    /// Whether to guess what comes next, where that pays.
-    pub speculates: bool,
+    /// How to guess what comes next, where that pays.
+    pub speculation: Speculation,
+    /// A smaller model of the same vocabulary that guesses.
+    pub draft: Option<PathBuf>,
     /// Threads that compute; as many as there are physical cores unless said.
     pub threads: Option<usize>,
     /// Where they are computed.
     pub device: model::Device,
     /// Where beginnings of conversations are kept on disk, if they are.
     pub prefixes: Option<prefix_cache::Settings>,
+}
+
+/// How answers' next tokens are guessed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Speculation {
+    /// Not at all.
+    Off,
+    /// From what was said before, and where that tells nothing by the smaller model, if there is one.
+    #[default]
+    Auto,
+    /// By the smaller model alone.
+    Draft,
 }
 
 impl Options {
@@ -75,11 +91,18 @@ impl Options {
     }
 }
 
+/// A model that guesses for the one that answers.
+struct Draft {
+    model: Model,
+    footprint: Footprint,
+}
+
 /// A model that can answer.
 pub struct Worker {
     options: Options,
     summary: Summary,
     footprint: Footprint,
+    draft: Option<Draft>,
     /// When the file came here.
     created: u64,
     model: Model,
@@ -87,6 +110,16 @@ pub struct Worker {
     template: Template,
     /// What its keys and values depend on, where they are kept.
     identity: Option<Identity>,
+}
+
+impl Draft {
+    /// Opens the file of a model that guesses for one of this vocabulary.
+    fn load(file: &Path, answers: &Tokenizer, options: model::Options) -> Result<Draft, Error> {
+        let gguf = Arc::new(Gguf::open(file)?);
+        draft::check_vocabulary(&Tokenizer::from_gguf(&gguf)?, answers)?;
+        let footprint = Footprint::of(&gguf);
+        Ok(Draft { footprint, model: Model::load(gguf, options)? })
+    }
 }
 
 impl Worker {
@@ -99,16 +132,16 @@ impl Worker {
         let summary = gguf.summary()?;
         options.context = options.context.min(usize::try_from(summary.context_train).unwrap_or(usize::MAX));
         let footprint = Footprint::of(&gguf);
-        let (tokenizer, model) = crate::engine::load(
-            &gguf,
-            model::Options { device: options.device, threads: options.threads, ..model::Options::default() },
-        )?;
+        let how = model::Options { device: options.device, threads: options.threads, ..model::Options::default() };
+        let (tokenizer, model) = crate::engine::load(&gguf, how)?;
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let identity = options.prefixes.is_some().then(|| Identity::of(&gguf, changed));
-        Ok(Self { options, summary, footprint, created, model, tokenizer: Arc::new(tokenizer), template, identity })
+        let draft = options.draft.as_deref().map(|file| Draft::load(file, &tokenizer, how)).transpose()?;
+        let (identity, tokenizer) =
+            (options.prefixes.is_some().then(|| Identity::of(&gguf, changed)), Arc::new(tokenizer));
+        Ok(Self { options, summary, footprint, draft, created, model, tokenizer, template, identity })
     }
 
     /// What was asked for, within what the model can do.
@@ -126,9 +159,12 @@ impl Worker {
         self.model.threads()
     }
 
-    /// What it occupies, in bytes.
-    pub fn footprint(&self) -> &Footprint {
-        &self.footprint
+    /// Bytes that it occupies: of weights, and of all else.
+    pub fn memory(&self) -> (u64, u64) {
+        let capacity = self.options.capacity();
+        let parts = std::iter::once(&self.footprint).chain(self.draft.as_ref().map(|draft| &draft.footprint));
+        let parts = parts.map(|part| (part.weights, part.bytes(capacity) - part.weights));
+        parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
     }
 
     /// Answers at `listener` until `stop` is cancelled, or the engine's thread dies.
@@ -145,10 +181,12 @@ impl Worker {
                     let warn = Arc::new(|problem: &str| eprintln!("sovereign: {problem}"));
                     self.model.keep_prefixes(&mut cache, settings, identity, warn).map_err(io::Error::other)?;
                 }
-                let metrics = Arc::new(Metrics::new(capacity.slots, capacity.tokens()));
-                let (tokenizer, speculates) = (self.tokenizer.clone(), options.speculates);
-                let work = Work { model: self.model, cache, tokenizer, metrics: metrics.clone(), speculates };
-                (Duty::Answers(Engine::start(work, options.queue, ended.clone())?), metrics)
+                let told = Arc::new(Metrics::new(capacity.slots, capacity.tokens()));
+                let drafter = self.draft.map(|draft| Drafter::new(draft.model, capacity)).transpose();
+                let passes = Passes { model: self.model, cache, drafter: drafter.map_err(io::Error::other)? };
+                let (tokenizer, metrics, speculation) = (self.tokenizer.clone(), told.clone(), options.speculation);
+                let work = Work { passes, tokenizer, metrics, speculation };
+                (Duty::Answers(Engine::start(work, options.queue, ended.clone())?), told)
             }
             Some(_) => {
                 let embedder = Embedder::new(self.model, capacity.context, capacity.slots).map_err(io::Error::other)?;

@@ -130,6 +130,36 @@ async fn guesses_change_no_answer() {
 }
 
 #[tokio::test]
+async fn a_smaller_model_s_guesses_change_no_answer() {
+    let file = model("gemma-3-270m");
+    let answers = async |arguments: &[&str]| {
+        let worker = Worker::start(&file, &[arguments, &["--ctx", "512"]].concat());
+        let mut said = Vec::new();
+        for (temperature, seed) in [(0.0, 1), (0.7, 1), (1.0, 2)] {
+            let more = json!({"temperature": temperature, "seed": seed, "max_tokens": 60});
+            said.push(text(&worker.complete(PROMPT, more).await).to_owned());
+        }
+        (said, worker.metric("sovereign_worker_guessed_right_tokens_total").await)
+    };
+    // It is no smaller here, and so it costs as much; it is tried nevertheless.
+    let drafts = ["--speculate", "draft", "--draft", file.to_str().unwrap()];
+    let ((guessing, right), (plain, _)) = (answers(&drafts).await, answers(&["--speculate", "off"]).await);
+    assert_eq!(guessing, plain);
+    assert!(right > 0.0);
+}
+
+#[test]
+fn a_draft_of_another_vocabulary_is_refused_by_the_token() {
+    let output = command(&model("qwen2.5-coder-1.5b-instruct"), "tcp:127.0.0.1:0")
+        .args(["--draft", model("gemma-3-270m").to_str().unwrap()])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("the draft model has another vocabulary: 262144 tokens"), "{stderr}");
+}
+
+#[tokio::test]
 async fn a_model_that_cannot_fill_in_says_so() {
     let response = GEMMA.post("/v1/completions", &json!({"prompt": "a", "suffix": "b"})).await;
     assert_eq!(response.status(), 400);
