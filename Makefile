@@ -92,6 +92,11 @@ fuzz: tools ## The engine's readers under random input, ten minutes each
 	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	for target in $(FUZZ_TARGETS); do scripts/fuzz.sh $$target $(FUZZ_SECONDS) || exit 1; done
 
+.PHONY: test-soak
+test-soak: tools assets ## A million random worlds for placement's planner, and two thousand sequences in turmoil
+	SOVEREIGN_PLANS=1000000 cargo test --release --lib placement::plan
+	SOVEREIGN_TURMOIL=2000 cargo test --test it turmoil
+
 .PHONY: test-cuda
 test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)
 	cargo test --lib cuda -- --nocapture

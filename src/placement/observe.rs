@@ -2,7 +2,7 @@
 
 use super::event::{InstanceId, Observed, Seen};
 use crate::config::Config;
-use crate::gpu::{Monitor, Reading, Snapshot};
+use crate::gpu::{Container, Monitor, Process, Reading, Snapshot};
 use crate::runtime::{Attribution, Claim};
 use anyhow::Context;
 use std::collections::BTreeMap;
@@ -36,8 +36,36 @@ pub struct CardUse {
     pub budget: u64,
     /// Bytes in use; none where that is not watched.
     pub used: Option<u64>,
-    /// Who uses them: a process, and how many where the driver tells.
-    pub holders: Vec<(u32, Option<u64>)>,
+    /// Who uses them.
+    pub holders: Vec<Holder>,
+}
+
+/// A process that uses a card.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// The identifiers of the container that it is in, and of those around that.
+    pub containers: Vec<String>,
+    /// Bytes, where the driver tells.
+    pub bytes: Option<u64>,
+}
+
+impl Holder {
+    fn of(process: &Process) -> Self {
+        let within = |container: &Container| [std::slice::from_ref(&container.id), &container.within].concat();
+        let containers = process.container.as_ref().map(within).unwrap_or_default();
+        Self { pid: process.pid, containers, bytes: process.bytes }
+    }
+
+    /// Whether it is an instance's.
+    fn is(&self, who: &Attribution) -> bool {
+        match who {
+            Attribution::Process(pid) => *pid == self.pid,
+            Attribution::Container(id) => self.containers.contains(id),
+            Attribution::Daemon => false,
+        }
+    }
 }
 
 /// Where observations come from.
@@ -111,7 +139,7 @@ impl Observation {
             let use_ = CardUse {
                 budget: memory.total.saturating_sub(reserve),
                 used: Some(memory.used),
-                holders: card.processes.iter().map(|process| (process.pid, process.bytes)).collect(),
+                holders: card.processes.iter().map(Holder::of).collect(),
             };
             Some((card.uuid.clone(), use_))
         };
@@ -139,8 +167,8 @@ impl Observation {
                 if card.holders.is_empty() {
                     continue;
                 }
-                let mine = card.holders.iter().filter(|(pid, _)| is(who, *pid));
-                let bytes: Vec<Option<u64>> = mine.map(|(_, bytes)| *bytes).collect();
+                let mine = card.holders.iter().filter(|holder| holder.is(who));
+                let bytes: Vec<Option<u64>> = mine.map(|holder| holder.bytes).collect();
                 // One whose bytes the driver hides makes the sum unknown; one that is not there holds nothing.
                 if let Some(bytes) = bytes.into_iter().sum::<Option<u64>>() {
                     measured.insert(instance, bytes);
@@ -159,11 +187,6 @@ impl Observation {
             cards: self.cards.iter().map(|(gpu, card)| (gpu.clone(), seen(card))).collect(),
         }
     }
-}
-
-/// Whether a process is an instance's.
-fn is(who: &Attribution, pid: u32) -> bool {
-    matches!(who, Attribution::Process(own) if *own == pid)
 }
 
 /// All that tenants may hold together: of each card what is not reserved; of the host's memory what
@@ -205,7 +228,7 @@ fn total(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::config::Bytes;
-    use crate::gpu::{Memory, Process};
+    use crate::gpu::Memory;
 
     #[test]
     fn the_machine_has_memory() {
@@ -225,19 +248,22 @@ mod tests {
     #[test]
     fn what_is_ours_is_told_by_process() {
         let process = |pid, bytes| Process { pid, bytes, ..Process::default() };
+        let container = |id: &str| Container { id: id.into(), ..Container::default() };
+        let inside = Process { container: Some(container("vllm")), ..process(11, Some(15)) };
         let card = Snapshot {
             uuid: "GPU-1".into(),
             memory: Some(Memory { total: 100, used: 60, free: 40 }),
-            processes: vec![process(7, Some(20)), process(8, Some(30)), process(9, None)],
+            processes: vec![process(7, Some(20)), process(8, Some(15)), process(9, None), inside],
             ..Snapshot::default()
         };
         let silent = Snapshot { uuid: "GPU-2".into(), ..Snapshot::default() };
         let begun = Instant::now();
         let reading = Reading { at: begun + Duration::from_secs(3), cards: vec![card, silent] };
-        let who = [Attribution::Process(7), Attribution::Process(9), Attribution::Process(10)];
+        let container = Attribution::Container("vllm".into());
+        let who = [Attribution::Process(7), Attribution::Process(9), Attribution::Process(10), container];
         let who = who.iter().enumerate().map(|(at, who)| (at as InstanceId, who));
         let observed = Observation::of(5, 10, &reading).seen(begun, who);
-        let seen = Seen { budget: 90, used: Some(60), measured: BTreeMap::from([(0, 20), (2, 0)]) };
+        let seen = Seen { budget: 90, used: Some(60), measured: BTreeMap::from([(0, 20), (2, 0), (3, 15)]) };
         assert_eq!((observed.taken, observed.ram), (Duration::from_secs(3), 5));
         assert_eq!(observed.cards, BTreeMap::from([("GPU-1".into(), seen)]));
     }
