@@ -4,7 +4,8 @@ use super::{Shell, Tab, fragment, html};
 use crate::app::App;
 use crate::docker::{self, Container};
 use crate::gpu::{self, Day, HolderKind, Point, Sample};
-use crate::placement::{Status, TenantState, TenantStatus, Waiting};
+use crate::placement::{Status, SwapKind, TenantState, TenantStatus, Waiting};
+use crate::runtime::Rung;
 use crate::web::containers;
 use crate::web::figures::{self, Card, Figure, Machine};
 use crate::web::live::{self, Push};
@@ -197,16 +198,26 @@ fn waiting(waiting: &Waiting) -> String {
     format!("{} for {} waiting", words::count(waiting.requests, "request"), waiting.model)
 }
 
-/// Loads that failed lately, and were not followed by one that did not.
+/// Loads that failed lately, and were not followed by one that did not; and what was done to those who held too much.
 fn problems(placement: &Status, now: Timestamp) -> Vec<String> {
     let mut seen = Vec::new();
     let mut problems = Vec::new();
-    for swap in placement.swaps.iter().filter(|swap| now.duration_since(swap.at) < LATELY) {
+    let starts = placement.swaps.iter().filter(|swap| matches!(swap.kind, SwapKind::Load | SwapKind::Wake));
+    for swap in starts.filter(|swap| now.duration_since(swap.at) < LATELY) {
         if seen.contains(&&swap.model) {
             continue;
         }
         seen.push(&swap.model);
         problems.extend(swap.problem.as_ref().map(|problem| format!("{} did not start: {problem}", swap.model)));
+    }
+    for enforced in placement.enforced.iter().filter(|enforced| now.duration_since(enforced.at) < LATELY) {
+        let what = match enforced.rung {
+            Rung::Sleep | Rung::Park => "was sent to rest",
+            Rung::Shrink | Rung::Free => "was asked to give memory back",
+            Rung::Stop => "was stopped",
+            Rung::Kill => "was killed",
+        };
+        problems.push(format!("{} {what}: {}", enforced.model, enforced.cause));
     }
     problems
 }
@@ -286,7 +297,7 @@ async fn live(app: &App, csrf: &str) -> String {
 mod tests {
     use super::*;
     use crate::gpu::Snapshot;
-    use crate::placement::Swap;
+    use crate::placement::{Enforced, Swap};
     use crate::runtime::Claim;
 
     fn tenant(state: TenantState, leases: usize) -> TenantStatus {
@@ -364,6 +375,21 @@ mod tests {
         check(vec![swap(10, Some("no memory"))], 2000, &[]);
         check(vec![swap(11, None), swap(10, Some("no memory"))], 20, &[]);
         check(vec![swap(11, Some("b")), swap(10, Some("a"))], 20, &["gemma did not start: b"]);
+    }
+
+    #[test]
+    fn what_was_done_to_a_model_is_news() {
+        let enforced = Enforced {
+            at: Timestamp::from_second(10).unwrap(),
+            model: "gemma".into(),
+            rung: Rung::Stop,
+            cause: "its card is not there any more".into(),
+            confirmed_ms: None,
+        };
+        let status = Status { enforced: vec![enforced], ..Status::default() };
+        let problems = |now: i64| problems(&status, Timestamp::from_second(now).unwrap());
+        assert_eq!(problems(20), ["gemma was stopped: its card is not there any more"]);
+        assert!(problems(2000).is_empty());
     }
 
     #[test]
