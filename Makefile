@@ -79,6 +79,7 @@ parity: build models ## Tokens, templates, answers and log-probabilities against
 parity-transformers: build models ## Tiny models of every architecture, and embeddings, against transformers (5 GB of packages)
 	scripts/venv.sh "$(SOVEREIGN_PARITY)-transformers" tests/parity/requirements-transformers.txt
 	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/architectures.py
+	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/lora.py
 	"$(SOVEREIGN_PARITY)-transformers/bin/python" tests/parity/minilm.py "$${CARGO_TARGET_DIR:-target}/release/sovereign" \
 		"$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2" "$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2-f32.gguf"
 	cargo test --lib engine::model::tests::architectures

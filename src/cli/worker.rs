@@ -28,6 +28,10 @@ pub struct Worker {
     /// What requests call the model; the file's name unless said.
     #[arg(long)]
     name: Option<String>,
+    /// A LoRA adapter (a GGUF file, or a folder as PEFT saves it), and what requests call the model with it. Repeatable; on
+    /// the processor only.
+    #[arg(long, value_name = "NAME=PATH", value_parser = adapter)]
+    lora: Vec<(String, PathBuf)>,
     /// Tokens that one conversation may hold, never more than the model was trained for.
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive)]
     ctx: usize,
@@ -129,6 +133,7 @@ impl Worker {
         Options {
             model: self.model.clone(),
             name: self.name.clone().or_else(stem).unwrap_or_else(|| "model".into()),
+            adapters: self.lora.clone(),
             context: self.ctx,
             slots: self.slots,
             kv_tokens: self.kv_tokens,
@@ -140,6 +145,14 @@ impl Worker {
             device: self.device,
             prefixes: self.prefix_cache.clone().map(|dir| Prefixes { dir, bytes: self.prefix_cache_size.0 }),
         }
+    }
+}
+
+/// An adapter's name and where it lies.
+fn adapter(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.into(), path.into())),
+        _ => Err("it is NAME=PATH, such as sql=/models/sql.gguf".into()),
     }
 }
 

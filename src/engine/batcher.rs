@@ -5,7 +5,7 @@
 //! The batcher knows neither threads nor clocks: its owner calls [`Batcher::step`] and brings the model. Where the cache has
 //! no room for all, who came last makes it, and goes on later.
 
-use super::blocks::{BLOCK, Blocks, Chain};
+use super::blocks::{BLOCK, Blocks};
 use super::draft::Wanted;
 use super::model::{Batch, Logits};
 use super::prefix_cache::Restored;
@@ -196,7 +196,7 @@ impl<S: Sink> Batcher<S> {
     fn start_waiting(&mut self, runner: &mut impl Runner) {
         while let Some(sequence) = self.waiting.front() {
             let Some(slot) = self.running.iter().position(Option::is_none) else { return };
-            let Ok(reused) = runner.blocks().begin(slot, Chain::root(&[]), sequence.tokens()) else { return };
+            let Ok(reused) = runner.blocks().begin(slot, sequence.root(), sequence.tokens()) else { return };
             let Some(sequence) = self.waiting.pop_front() else { return };
             let restoring = runner.seek(slot, sequence.tokens());
             self.starts += 1;
@@ -360,7 +360,8 @@ impl<S: Sink> Batcher<S> {
         let to = from + BLOCK;
         let computes = |&other: &usize| {
             let theirs = self.tokens(other);
-            (from..to).contains(&blocks.len(other)) && theirs.len() >= to && theirs[..to] == tokens[..to]
+            let same = theirs.len() >= to && theirs[..to] == tokens[..to] && blocks.root(other) == blocks.root(slot);
+            same && (from..to).contains(&blocks.len(other))
         };
         from.is_multiple_of(BLOCK) && to < tokens.len() && older.iter().any(computes)
     }

@@ -15,6 +15,13 @@ pub const BLOCK: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Chain([u8; 32]);
 
+impl Default for Chain {
+    /// The beginning of conversations whose keys and values depend on nothing but their tokens.
+    fn default() -> Chain {
+        Chain::root(&[])
+    }
+}
+
 impl Chain {
     /// The beginning of conversations whose keys and values depend on `kind` too, such as the name of an adapter. Those of
     /// another kind share nothing with them.
@@ -94,7 +101,7 @@ impl Blocks {
     /// whole conversation.
     pub fn new(slots: usize, context: usize, blocks: usize) -> Blocks {
         let blocks = blocks.max(context.div_ceil(BLOCK)).min(u32::MAX as usize);
-        let root = Chain::root(&[]);
+        let root = Chain::default();
         let block = Block { users: 0, tokens: Vec::new(), parent: root, chain: None, idle_since: 0 };
         Blocks {
             context,
@@ -134,6 +141,11 @@ impl Blocks {
     /// Tokens that a slot holds. An unknown slot holds none.
     pub fn len(&self, slot: usize) -> usize {
         self.lengths.get(slot).copied().unwrap_or(0)
+    }
+
+    /// Where a slot's conversation begins.
+    pub fn root(&self, slot: usize) -> Chain {
+        self.roots[slot]
     }
 
     /// Whether no slot holds a token.

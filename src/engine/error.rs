@@ -13,6 +13,14 @@ pub enum Error {
     /// The file contradicts itself: a tensor of a wrong shape, a vocabulary of a wrong size.
     #[error("the model is inconsistent: {0}")]
     Inconsistent(String),
+    /// An adapter is damaged, does not fit its model, or needs what this engine does not have.
+    #[error("the adapter {adapter}: {problem}")]
+    Adapter {
+        /// Its file or folder.
+        adapter: String,
+        /// What is wrong; names the field or tensor.
+        problem: String,
+    },
     /// The request is at fault.
     #[error("{0}")]
     Request(String),

@@ -4,7 +4,8 @@ use super::Error;
 use super::gguf::Header;
 use super::kernels::KvKind;
 use super::kv_cache::Capacity;
-use super::model::{self, WorkspaceBytes};
+use super::lora::Lora;
+use super::model::{self, ROWS, WorkspaceBytes};
 
 /// What a model takes. The default takes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Footprint {
     pub embeds: bool,
     /// Bytes of vectors, which are copied out of the file.
     vectors: u64,
+    /// Bytes that adapters take.
+    adapters: u64,
     /// Dimensions of a head.
     head: usize,
     workspace: WorkspaceBytes,
@@ -37,13 +40,20 @@ pub enum Servable {
 impl Footprint {
     /// Of the model that a header tells of. Nothing but the header is read.
     pub fn of(header: &Header) -> Footprint {
+        Footprint::adapted(header, &[])
+    }
+
+    /// The same with adapters.
+    pub fn adapted(header: &Header, adapters: &[Lora]) -> Footprint {
         let weights = header.tensors().iter().map(|tensor| tensor.bytes).sum();
-        let footprint = model::checked(header).map(|(hyper, floats)| Footprint {
+        let between = adapters.iter().map(Lora::rank).max().unwrap_or(0) * ROWS * size_of::<f32>();
+        let footprint = model::checked(header, adapters).map(|(hyper, floats)| Footprint {
             weights,
             embeds: hyper.pooling.is_some(),
             kv_per_token: hyper.kv_bytes(),
             servable: Servable::Yes,
             vectors: 4 * floats,
+            adapters: adapters.iter().map(Lora::bytes).sum::<u64>() + between as u64,
             head: hyper.head,
             workspace: WorkspaceBytes::of(&hyper),
         });
@@ -53,9 +63,9 @@ impl Footprint {
     }
 
     /// Bytes besides weights, keys and values, with a cache of `slots` conversations of `context` tokens: the buffers of
-    /// a forward pass, its results, and vectors that are copied out of the file.
+    /// a forward pass, its results, and vectors and adapters that are copied out of their files.
     pub fn workspace(&self, context: usize, slots: usize) -> u64 {
-        self.vectors + self.workspace.total(Capacity::whole(slots, context))
+        self.vectors + self.adapters + self.workspace.total(Capacity::whole(slots, context))
     }
 
     /// All bytes with such a cache.

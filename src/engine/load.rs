@@ -1,5 +1,6 @@
 use super::Error;
 use super::gguf::Gguf;
+use super::lora::Lora;
 use super::model::{Model, Options};
 use super::tokenizer::Tokenizer;
 use std::panic::resume_unwind;
@@ -11,9 +12,17 @@ use std::thread;
 /// # Errors
 /// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
 pub fn load(gguf: &Arc<Gguf>, options: Options) -> Result<(Tokenizer, Model), Error> {
+    load_adapted(gguf, &[], options)
+}
+
+/// The same with adapters.
+///
+/// # Errors
+/// As [`load`], and when an adapter does not fit the model or the device.
+pub fn load_adapted(gguf: &Arc<Gguf>, adapters: &[Lora], options: Options) -> Result<(Tokenizer, Model), Error> {
     thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::from_gguf(gguf));
-        let model = Model::load(gguf.clone(), options);
+        let model = Model::load_adapted(gguf.clone(), adapters, options);
         let tokenizer = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok((tokenizer?, model?))
     })

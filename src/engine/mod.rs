@@ -3,7 +3,7 @@
 //! The map, in the order in which a request passes:
 //!
 //! - [`gguf`]: the model file. Every figure in it is checked before it is believed; weights are read where they lie.
-//!   [`safetensors`]: the same in Hugging Face's form.
+//!   [`safetensors`]: the same in Hugging Face's form. [`lora`]: adapters, which add to a model's matrices.
 //! - [`footprint`]: what the model takes, and whether it can be served: from its header alone.
 //! - [`template`]: messages to the text that the model was trained on. [`output`]: reasoning and calls in its answers.
 //! - [`tokenizer`]: text to tokens and back.
@@ -25,6 +25,7 @@ pub mod gguf;
 pub mod grammar;
 pub mod kernels;
 pub mod kv_cache;
+pub mod lora;
 pub mod model;
 pub mod output;
 pub mod pace;
@@ -44,4 +45,4 @@ mod load;
 mod stack;
 
 pub use error::Error;
-pub use load::load;
+pub use load::{load, load_adapted};

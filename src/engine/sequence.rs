@@ -1,6 +1,7 @@
 //! An answer on its way: from a job over its tokens to the events that tell of it.
 
 use super::Error;
+use super::blocks::Chain;
 use super::emitter::Emitter;
 use super::grammar::Grammar;
 use super::sampler::{Choice, Params, Sampler};
@@ -12,6 +13,8 @@ use std::sync::Arc;
 pub struct Job {
     /// The tokens of the prompt; at least one.
     pub prompt: Vec<u32>,
+    /// What its conversation begins with: that of the [adapter](super::lora::Lora::root) that answers, if not the model alone.
+    pub root: Chain,
     /// The most tokens that the answer may have.
     pub max_tokens: usize,
     /// How tokens are chosen, and whether their log-probabilities are told.
@@ -119,6 +122,7 @@ impl Vocabulary for Tokenizer {
 #[derive(Debug)]
 pub struct Sequence<S> {
     sink: S,
+    root: Chain,
     /// The prompt, then the answer.
     tokens: Vec<u32>,
     counts: Counts,
@@ -138,6 +142,7 @@ impl<S: Sink> Sequence<S> {
     pub fn new(job: Job, context: usize, sink: S) -> Result<Self, Error> {
         Ok(Self {
             sink,
+            root: job.root,
             counts: Counts { prompt: job.prompt.len(), ..Counts::default() },
             again: false,
             max_tokens: job.max_tokens.min(context.saturating_sub(job.prompt.len())),
@@ -146,6 +151,11 @@ impl<S: Sink> Sequence<S> {
             emitter: Emitter::new(job.stop),
             tokens: job.prompt,
         })
+    }
+
+    /// What its conversation begins with.
+    pub fn root(&self) -> Chain {
+        self.root
     }
 
     /// The prompt and the answer so far.

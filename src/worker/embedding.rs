@@ -153,7 +153,7 @@ pub(super) async fn embeddings(State(face): State<Arc<Face>>, body: Body) -> Res
     let tokens = texts.iter().map(Vec::len).sum();
     let vectors = embedding.embed(texts).await?;
     let vectors = vectors.into_iter().map(|vector| request.shape(vector)).collect::<Result<_, _>>()?;
-    let answer = embedding::Answer::new(face.name.clone(), vectors, tokens);
+    let answer = embedding::Answer::new(face.base.name.clone(), vectors, tokens);
     Ok(prompt::tell(Json(answer).into_response(), truncated))
 }
 

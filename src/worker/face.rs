@@ -4,9 +4,10 @@ use super::answer::{Answer, Dialect};
 use super::embedding::{Embedding, embeddings};
 use super::engine::Engine;
 use super::metrics::Metrics;
-use super::openai::{Error, Fields, Generation, Model, Models, Wanted, chat, completion, not_meant};
+use super::openai::{CHOSEN, Error, Fields, Generation, Model, Models, Wanted, chat, completion, not_meant};
 use super::prompt::{self, Fitted};
 use super::tokens;
+use crate::engine::blocks::Chain;
 use crate::engine::grammar::Grammars;
 use crate::engine::output::{Constrained, Format, Opening, Parser};
 use crate::engine::sequence::Job;
@@ -15,7 +16,7 @@ use crate::engine::tokenizer::Tokenizer;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -29,7 +30,10 @@ const BODY: usize = 4 << 20;
 /// What requests are answered from.
 #[derive(Debug)]
 pub(super) struct Face {
-    pub(super) name: Arc<str>,
+    /// The model alone.
+    pub(super) base: Served,
+    /// The same with each of its adapters.
+    pub(super) adapters: Vec<Served>,
     /// When the model came here, in seconds since 1970.
     pub(super) created: u64,
     pub(super) duty: Duty,
@@ -39,6 +43,14 @@ pub(super) struct Face {
     pub(super) template: Template,
     pub(super) grammars: Grammars,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What a request may ask for by its name.
+#[derive(Debug, Clone)]
+pub(super) struct Served {
+    pub(super) name: Arc<str>,
+    /// What its conversations begin with.
+    pub(super) root: Chain,
 }
 
 /// What the model is there for.
@@ -81,11 +93,13 @@ async fn count(State(face): State<Arc<Face>>, path: Option<MatchedPath>, request
     response
 }
 
-async fn chat(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+async fn chat(State(face): State<Arc<Face>>, headers: HeaderMap, body: Body) -> Result<Response, Error> {
     face.engine()?;
-    let request = chat::Request::read(&fields(body)?)?;
+    let fields = fields(body)?;
+    let served = face.served(&headers, &fields)?;
+    let request = chat::Request::read(&fields)?;
     let (Fitted { tokens, left_out }, turn, generation) = face.blocking(move |face| face.turn(request)).await?;
-    let answer = face.answer(Dialect::Chat, vec![tokens], None, Some(turn), generation).await?;
+    let answer = face.answer(served, Dialect::Chat, vec![tokens], None, Some(turn), generation).await?;
     Ok(prompt::tell(answer, left_out))
 }
 
@@ -97,9 +111,11 @@ struct Turn {
     tools: Vec<String>,
 }
 
-async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Response, Error> {
+async fn completion(State(face): State<Arc<Face>>, headers: HeaderMap, body: Body) -> Result<Response, Error> {
     face.engine()?;
-    let request = completion::Request::read(&fields(body)?)?;
+    let fields = fields(body)?;
+    let served = face.served(&headers, &fields)?;
+    let request = completion::Request::read(&fields)?;
     let generation = request.generation.clone();
     let read = move |face: &Face| -> Result<_, Error> {
         let echo = || request.prompts.iter().map(|prompt| face.prompt_text(prompt)).collect();
@@ -108,20 +124,16 @@ async fn completion(State(face): State<Arc<Face>>, body: Body) -> Result<Respons
     let (prompts, echo) = face.blocking(read).await?;
     let left_out = prompts.iter().map(|prompt| prompt.left_out).sum();
     let prompts = prompts.into_iter().map(|prompt| prompt.tokens).collect();
-    let answer = face.answer(Dialect::Completion, prompts, echo, None, generation).await?;
+    let answer = face.answer(served, Dialect::Completion, prompts, echo, None, generation).await?;
     Ok(prompt::tell(answer, left_out))
 }
 
 async fn models(State(face): State<Arc<Face>>) -> Json<Models> {
-    Json(Models::new(vec![face.model()]))
+    Json(Models::new(face.all().map(|served| face.model(served)).collect()))
 }
 
 async fn model(State(face): State<Arc<Face>>, Path(id): Path<String>) -> Result<Json<Model>, Error> {
-    if id == *face.name {
-        return Ok(Json(face.model()));
-    }
-    let message = format!("there is no model {id:?} here: {:?} is served", face.name);
-    Err(Error { param: Some("model".into()), ..Error::new(StatusCode::NOT_FOUND, message) }.code("model_not_found"))
+    Ok(Json(face.model(face.find(&id)?)))
 }
 
 async fn health() -> Json<Value> {
@@ -174,8 +186,36 @@ impl Face {
         }
     }
 
-    fn model(&self) -> Model {
-        Model::new(&*self.name, self.created, Some(self.context() as u64))
+    fn all(&self) -> impl Iterator<Item = &Served> {
+        std::iter::once(&self.base).chain(&self.adapters)
+    }
+
+    /// What goes by a name.
+    fn find(&self, name: &str) -> Result<&Served, Error> {
+        self.all().find(|served| *served.name == *name).ok_or_else(|| {
+            let names: Vec<&str> = self.all().map(|served| &*served.name).collect();
+            let message = format!("there is no model {name:?} here; served: {}", names.join(", "));
+            let error = Error::new(StatusCode::NOT_FOUND, message).code("model_not_found");
+            Error { param: Some("model".into()), ..error }
+        })
+    }
+
+    /// What a request asks for. Without adapters there is no choice, and every name stands for the model.
+    fn served(&self, headers: &HeaderMap, fields: &Fields) -> Result<Served, Error> {
+        let asked = fields.text("model")?;
+        let chosen = headers.get(CHOSEN).and_then(|chosen| chosen.to_str().ok());
+        match chosen.or(asked) {
+            Some(name) if !self.adapters.is_empty() => self.find(name).cloned(),
+            _ => Ok(self.base.clone()),
+        }
+    }
+
+    fn model(&self, served: &Served) -> Model {
+        let model = Model::new(&*served.name, self.created, Some(self.context() as u64));
+        match served.name == self.base.name {
+            true => model,
+            false => model.with_parent(&*self.base.name),
+        }
     }
 
     /// Does what may take long, such as reading a long text into tokens, while others are answered.
@@ -210,6 +250,7 @@ impl Face {
 
     async fn answer(
         self: &Arc<Self>,
+        served: Served,
         dialect: Dialect,
         prompts: Vec<Vec<u32>>,
         echo: Option<Vec<String>>,
@@ -238,13 +279,13 @@ impl Face {
             // Each choice is another one, and all of them are the same the next time.
             params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
             let (prompt, stop, grammar) = (prompt.clone(), stop.clone(), grammar.clone());
-            let (max_tokens, shown) = (max_tokens.unwrap_or(usize::MAX), shown.clone());
-            Job { prompt, max_tokens, params, stop, grammar, shown }
+            let (max_tokens, shown, root) = (max_tokens.unwrap_or(usize::MAX), shown.clone(), served.root);
+            Job { prompt, root, max_tokens, params, stop, grammar, shown }
         };
         let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
         let logprobs = params.top_logprobs.is_some();
         let events = self.engine()?.submit(jobs.map(|(prompt, choice)| job(prompt, choice)).collect())?;
-        let model = self.name.clone();
+        let model = served.name;
         let answer = Answer { dialect, model, choices, echo, logprobs, include_usage, parsers, events };
         if stream { Ok(answer.stream()) } else { answer.whole().await }
     }

@@ -22,11 +22,13 @@ pub use listen::Listener;
 pub use tie::Tie;
 
 use crate::engine::Error;
+use crate::engine::blocks::Chain;
 use crate::engine::draft::{self, Drafter};
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
 use crate::engine::kv_cache::Capacity;
+use crate::engine::lora::Lora;
 use crate::engine::model::{self, Embedder, Model};
 use crate::engine::passes::Passes;
 use crate::engine::prefix_cache::{self, Identity};
@@ -34,8 +36,9 @@ use crate::engine::template::Template;
 use crate::engine::tokenizer::Tokenizer;
 use embedding::Embedding;
 use engine::{Engine, Work};
-use face::{Duty, Face};
+use face::{Duty, Face, Served};
 use metrics::Metrics;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +52,8 @@ pub struct Options {
     pub model: PathBuf,
     /// What requests call it.
     pub name: String,
+    /// Adapters: what requests call the model with each, and its file or folder.
+    pub adapters: Vec<(String, PathBuf)>,
     /// Tokens that one conversation may hold; never more than the model was trained for.
     pub context: usize,
     /// Conversations that are answered at once.
@@ -106,6 +111,8 @@ pub struct Worker {
     /// When the file came here.
     created: u64,
     model: Model,
+    /// What each adapter's conversations begin with.
+    roots: Vec<Chain>,
     tokenizer: Arc<Tokenizer>,
     template: Template,
     /// What its keys and values depend on, where they are kept.
@@ -131,9 +138,10 @@ impl Worker {
         let gguf = Arc::new(Gguf::open(&options.model)?);
         let summary = gguf.summary()?;
         options.context = options.context.min(usize::try_from(summary.context_train).unwrap_or(usize::MAX));
-        let footprint = Footprint::of(&gguf);
+        let adapters = adapters(&options, &gguf)?;
+        let footprint = Footprint::adapted(&gguf, &adapters);
         let how = model::Options { device: options.device, threads: options.threads, ..model::Options::default() };
-        let (tokenizer, model) = crate::engine::load(&gguf, how)?;
+        let (tokenizer, model) = crate::engine::load_adapted(&gguf, &adapters, how)?;
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
@@ -141,7 +149,8 @@ impl Worker {
         let draft = options.draft.as_deref().map(|file| Draft::load(file, &tokenizer, how)).transpose()?;
         let (identity, tokenizer) =
             (options.prefixes.is_some().then(|| Identity::of(&gguf, changed)), Arc::new(tokenizer));
-        Ok(Self { options, summary, footprint, draft, created, model, tokenizer, template, identity })
+        let roots = adapters.iter().map(Lora::root).collect();
+        Ok(Self { options, summary, footprint, draft, created, model, roots, tokenizer, template, identity })
     }
 
     /// What was asked for, within what the model can do.
@@ -197,8 +206,12 @@ impl Worker {
         let (tokenizer, template) = (self.tokenizer, self.template);
         let tokens = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
         let longest_token = tokens.map(|token| tokenizer.name(token).len()).max().unwrap_or(0);
-        let (name, created, grammars) = (options.name.into(), self.created, Grammars::new(tokenizer.clone()));
-        let face = Arc::new(Face { name, created, duty, tokenizer, longest_token, template, grammars, metrics });
+        let served = |(name, root): (String, Chain)| Served { name: name.into(), root };
+        let names = options.adapters.into_iter().map(|(name, _)| name);
+        let (base, adapters) = (served((options.name, Chain::default())), names.zip(self.roots).map(served).collect());
+        let (created, grammars) = (self.created, Grammars::new(tokenizer.clone()));
+        let face =
+            Arc::new(Face { base, adapters, created, duty, tokenizer, longest_token, template, grammars, metrics });
         tokio::select! {
             served = listener.serve(face::router(face.clone())) => served,
             () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),
@@ -211,4 +224,17 @@ impl Worker {
             }
         }
     }
+}
+
+/// Opens the adapters.
+///
+/// # Errors
+/// When one cannot be used, or two have one name.
+fn adapters(options: &Options, gguf: &Gguf) -> Result<Vec<Lora>, Error> {
+    let mut names = HashSet::from([options.name.as_str()]);
+    let open = |(_, path): &(String, PathBuf)| Lora::open(path, gguf);
+    if let Some((name, _)) = options.adapters.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(Error::Request(format!("the name {name:?} stands for two: give each adapter another")));
+    }
+    options.adapters.iter().map(open).collect()
 }

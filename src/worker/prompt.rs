@@ -97,8 +97,10 @@ impl Face {
     /// The tokens that ask for what stands between a prompt and a suffix.
     fn between(&self, prompt: &Prompt, suffix: &str, room: usize) -> Result<Fitted, Error> {
         let (tokens, left_out) = self.tokenizer.infill(&self.prompt_text(prompt), suffix, room).ok_or_else(|| {
-            let message =
-                format!("{:?} was not trained to fill in: it has no tokens for what stands around a gap", self.name);
+            let message = format!(
+                "{:?} was not trained to fill in: it has no tokens for what stands around a gap",
+                self.base.name
+            );
             Error::invalid("suffix", message).code("unsupported_value")
         })?;
         Ok(Fitted { tokens, left_out })

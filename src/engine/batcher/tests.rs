@@ -1,7 +1,7 @@
 //! The scheduler over a scripted forward pass: a model that says what comes after each token.
 
 use super::*;
-use crate::engine::blocks::Copy;
+use crate::engine::blocks::{Chain, Copy};
 use crate::engine::model::{Entry, Spare};
 use crate::engine::sampler::Params;
 use crate::engine::sequence::{Counts, Event, Finish, Job, Scored};
@@ -260,6 +260,23 @@ fn stops_at_a_stop_string() {
     });
     house.run();
     assert_eq!((&**client.text.borrow(), client.finish()), ("bc", Some(Finish::Stop)));
+}
+
+#[test]
+fn what_depends_on_an_adapter_is_not_shared() {
+    let mut house = House::new(3);
+    house.budget = 200;
+    let prompt = "abcdefgh".repeat(5);
+    let other = Chain::root(b"adapter");
+    // At the same time: who has another adapter does not wait for the others' blocks either.
+    let first = [Chain::default(), other, Chain::default()].map(|root| house.ask(&prompt, |job| job.root = root));
+    house.run();
+    assert_eq!(first.each_ref().map(|client| client.counts().cached), [0, 0, 39]);
+    assert!(house.script.passes[0].contains("1a 1b"), "{:?}", house.script.passes);
+    // And afterwards.
+    let later = [other, Chain::root(b"a third")].map(|root| house.ask(&prompt, |job| job.root = root));
+    house.run();
+    assert_eq!(later.each_ref().map(|client| client.counts().cached), [32, 0]);
 }
 
 #[test]

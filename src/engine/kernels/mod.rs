@@ -118,14 +118,34 @@ pub struct Step<'a> {
     pub positions: Vec<usize>,
     /// The rows that logits are wanted of.
     pub wanted: Vec<usize>,
+    /// The rows that adapters add to; none of those that the model alone answers.
+    pub adapted: Vec<Adapted>,
     /// Of each slot, the cache's blocks in which its positions lie.
     pub tables: &'a [Vec<u32>],
+}
+
+/// The rows of a step that an adapter adds to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapted {
+    /// Which of the model's adapters.
+    pub adapter: usize,
+    /// The rows, ascending.
+    pub rows: Vec<usize>,
 }
 
 impl Step<'_> {
     /// How many tokens there are.
     pub fn rows(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// What adapters add to where these rows alone go on, in their order, which is ascending.
+    pub fn adapted_among(&self, rows: &[usize]) -> Vec<Adapted> {
+        let among = |Adapted { adapter, rows: all }: &Adapted| {
+            let rows = (0..rows.len()).filter(|&at| all.binary_search(&rows[at]).is_ok()).collect();
+            Adapted { adapter: *adapter, rows }
+        };
+        self.adapted.iter().map(among).collect()
     }
 }
 
@@ -137,6 +157,16 @@ pub struct Product<'a, K: Kernels> {
     pub bias: Option<&'a K::Buffer>,
     /// [rows, out features]
     pub out: &'a mut K::Buffer,
+}
+
+/// What an adapter adds to the products of a matrix: `b * (a * x)`.
+pub struct LowRank<V> {
+    /// How many numbers there are in between.
+    pub rank: usize,
+    /// [rank, in features]
+    pub a: V,
+    /// [rank, out features], with the adapter's scale in it.
+    pub b: V,
 }
 
 /// Which dimensions of a head are rotated together.
@@ -322,6 +352,18 @@ pub trait Kernels: Send + Sync + Sized {
         let Product { matrix, bias, out } = product;
         self.matmul(x, rows, &mut [Product { matrix, bias, out: &mut *out }]);
         self.add(sum, out, len);
+    }
+
+    /// What an adapter adds to a matrix: `a` is [rank, in features], `b` [rank, out features]. None where the device does not
+    /// do that.
+    fn low_rank(&self, _rank: usize, _a: Vec<f32>, _b: Vec<f32>) -> Option<LowRank<Self::Buffer>> {
+        None
+    }
+
+    /// `out[row] += b * (a * x[row])` for these rows. Where there are adapters, the products of normalised activations
+    /// leave those in the room that they were given.
+    fn add_low_rank(&self, _x: &Self::Buffer, _low: &LowRank<Self::Buffer>, _rows: &[usize], _out: &mut Self::Buffer) {
+        unreachable!("a device that makes nothing of low rank is given nothing of it")
     }
 
     /// Cosine and sine of every position times every frequency, in pairs: [positions, frequencies, 2].

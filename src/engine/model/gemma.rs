@@ -90,12 +90,14 @@ impl<M, V> Gemma3<M, V> {
             };
             block.heads.attend(k, hyper, step, index, &view, cache, w);
             k.matmul(&w.a, rows, &mut [block.heads.o.product(&mut w.y)]);
+            block.heads.o.adapt(k, &w.a, &step.adapted, &mut w.y);
             k.norm(&w.y, attention_post_norm, hyper.eps, rows, &mut w.h);
             k.add(&mut w.x, &w.h, rows * hyper.width);
 
             // Feed-forward, normalised before and after. gate: [rows, hidden]; x, h, y: [rows, width]
-            block.feed_forward.gated(k, hyper, rows, &block.feed_forward_norm, Gate::Gelu, w);
+            block.feed_forward.gated(k, hyper, step, &block.feed_forward_norm, Gate::Gelu, w);
             k.matmul(&w.gate, rows, &mut [block.feed_forward.down.product(&mut w.y)]);
+            block.feed_forward.down.adapt(k, &w.gate, &step.adapted, &mut w.y);
             k.norm(&w.y, feed_forward_post_norm, hyper.eps, rows, &mut w.h);
             k.add(&mut w.x, &w.h, rows * hyper.width);
         }

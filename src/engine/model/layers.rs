@@ -7,7 +7,7 @@ use super::hyper::Hyper;
 use super::source::Source;
 use super::workspace::Workspace;
 use crate::engine::Error;
-use crate::engine::kernels::{Attention, Gate, Kernels, Pairs, Product, Rotation, Step};
+use crate::engine::kernels::{Adapted, Attention, Gate, Kernels, LowRank, Pairs, Product, Rotation, Step};
 
 /// A matrix, and what is added to its products.
 pub struct Linear<M, V> {
@@ -15,6 +15,8 @@ pub struct Linear<M, V> {
     pub weight: M,
     /// [out features]
     pub bias: Option<V>,
+    /// What adapters add, by their numbers; none of those that leave this map as it is.
+    pub low: Vec<Option<LowRank<V>>>,
 }
 
 impl<M, V> Linear<M, V> {
@@ -29,6 +31,7 @@ impl<M, V> Linear<M, V> {
         Ok(Linear {
             weight: source.matrix(&format!("{name}.weight"), outputs, inputs)?,
             bias: source.find_vector(&format!("{name}.bias"), outputs)?,
+            low: source.low(name, outputs, inputs)?,
         })
     }
 
@@ -38,6 +41,18 @@ impl<M, V> Linear<M, V> {
         K: Kernels<Matrix = M, Buffer = V>,
     {
         Product { matrix: &self.weight, bias: self.bias.as_ref(), out }
+    }
+
+    /// Adds to `out`, in the rows that adapters are for, what they add to the product with `x`.
+    pub fn adapt<K>(&self, k: &K, x: &K::Buffer, adapted: &[Adapted], out: &mut K::Buffer)
+    where
+        K: Kernels<Matrix = M, Buffer = V>,
+    {
+        for Adapted { adapter, rows } in adapted {
+            if let Some(Some(low)) = self.low.get(*adapter) {
+                k.add_low_rank(x, low, rows, out);
+            }
+        }
     }
 }
 
@@ -69,9 +84,10 @@ impl<M, V> Heads<M, V> {
         let mut projection = |name: &str, outputs: usize| {
             let rows = at..at + outputs;
             at = rows.end;
+            let name = format!("blk.{layer}.{name}");
             match source.find_rows(&fused, rows, queries + 2 * keys, width)? {
-                Some(weight) => Ok(Linear { weight, bias: None }),
-                None => Linear::load(source, &format!("blk.{layer}.{name}"), outputs, width),
+                Some(weight) => Ok(Linear { weight, bias: None, low: source.low(&name, outputs, width)? }),
+                None => Linear::load(source, &name, outputs, width),
             }
         };
         Ok::<_, Error>(Heads {
@@ -99,6 +115,9 @@ impl<M, V> Heads<M, V> {
         // h: [rows, width]; q, a: [rows, heads, head]; k, v: [rows, kv heads, head]
         let products = &mut [self.q.product(&mut w.q), self.k.product(&mut w.k), self.v.product(&mut w.v)];
         k.norm_matmul(&w.x, (view.norm, hyper.eps), step.rows(), &mut w.h, products);
+        for (linear, out) in [(&self.q, &mut w.q), (&self.k, &mut w.k), (&self.v, &mut w.v)] {
+            linear.adapt(k, &w.h, &step.adapted, out);
+        }
         let (rope, angles) = match view.local {
             true => (&hyper.rope_windowed, &w.angles_windowed),
             false => (&hyper.rope, &w.angles),
@@ -159,12 +178,20 @@ impl<M, V> FeedForward<M, V> {
     }
 
     /// What goes back down: from `w.x`, normalised, into `w.gate` [rows, hidden].
-    pub fn gated<K>(&self, k: &K, hyper: &Hyper, rows: usize, norm: &V, function: Gate, w: &mut Workspace<K>)
+    pub fn gated<K>(&self, k: &K, hyper: &Hyper, step: &Step, norm: &V, function: Gate, w: &mut Workspace<K>)
     where
         K: Kernels<Matrix = M, Buffer = V>,
     {
-        let products = [self.gate.product(&mut w.gate), self.up.product(&mut w.up)];
-        k.norm_gate(&w.x, (norm, hyper.eps), rows, &mut w.h, function, products, rows * hyper.hidden);
+        let (rows, norm, len) = (step.rows(), (norm, hyper.eps), step.rows() * hyper.hidden);
+        let mut products = [self.gate.product(&mut w.gate), self.up.product(&mut w.up)];
+        if step.adapted.is_empty() {
+            k.norm_gate(&w.x, norm, rows, &mut w.h, function, products, len);
+            return;
+        }
+        k.norm_matmul(&w.x, norm, rows, &mut w.h, &mut products);
+        self.gate.adapt(k, &w.h, &step.adapted, &mut w.gate);
+        self.up.adapt(k, &w.h, &step.adapted, &mut w.up);
+        k.gate(function, &mut w.gate, &w.up, len);
     }
 }
 
@@ -218,12 +245,13 @@ impl<M, V> Ends<M, V> {
         S: Source<Matrix = M, Vector = V>,
     {
         let (vocabulary, width) = (hyper.vocabulary, hyper.width);
+        let low = source.low("output", vocabulary, width)?;
         Ok(Ends {
             embeddings: source.table("token_embd.weight", vocabulary, width)?,
             norm: source.vector("output_norm.weight", width)?,
             output: match source.find_matrix("output.weight", vocabulary, width)? {
-                Some(weight) => Linear { weight, bias: source.find_vector("output.bias", vocabulary)? },
-                None => Linear { weight: source.matrix("token_embd.weight", vocabulary, width)?, bias: None },
+                Some(weight) => Linear { weight, bias: source.find_vector("output.bias", vocabulary)?, low },
+                None => Linear { weight: source.matrix("token_embd.weight", vocabulary, width)?, bias: None, low },
             },
         })
     }
@@ -246,7 +274,7 @@ impl<M, V> Ends<M, V> {
     }
 
     /// Logits of those rows of `w.x`, into `w.logits` [rows, vocabulary].
-    pub fn logits<K>(&self, k: &K, hyper: &Hyper, rows: &[usize], w: &mut Workspace<K>)
+    pub fn logits<K>(&self, k: &K, hyper: &Hyper, step: &Step, rows: &[usize], w: &mut Workspace<K>)
     where
         K: Kernels<Matrix = M, Buffer = V>,
     {
@@ -254,6 +282,7 @@ impl<M, V> Ends<M, V> {
         k.gather(&w.x, rows, hyper.width, &mut w.y);
         let products = &mut [self.output.product(&mut w.logits)];
         k.norm_matmul(&w.y, (&self.norm, hyper.eps), rows.len(), &mut w.h, products);
+        self.output.adapt(k, &w.h, &step.adapted_among(rows), &mut w.logits);
         if let Some(cap) = hyper.logit_softcap {
             k.softcap(&mut w.logits, cap, rows.len() * hyper.vocabulary);
         }

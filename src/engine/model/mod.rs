@@ -35,12 +35,13 @@ pub use workspace::{ROWS, Workspace};
 pub(super) use workspace::WorkspaceBytes;
 
 use super::Error;
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Chain};
 use super::gguf::{Gguf, Header};
 use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::Cuda;
-use super::kernels::{CacheShape, Kernels, KvKind, Results, Step};
+use super::kernels::{Adapted, CacheShape, Kernels, KvKind, Results, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
+use super::lora::Lora;
 use super::prefix_cache::{Identity, PrefixCache, Settings, Warn};
 use encoder::Encoder;
 use gemma::Gemma3;
@@ -79,6 +80,8 @@ pub struct Options {
 pub struct Model {
     hyper: Hyper,
     loaded: Loaded,
+    /// Where the conversations of each adapter begin.
+    roots: Vec<Chain>,
     /// By which caches know whose they are.
     id: u64,
 }
@@ -159,45 +162,56 @@ impl Model {
     /// # Errors
     /// When the file asks for what isn't supported, or contradicts itself: the tensor or key is named.
     pub fn load(gguf: Arc<Gguf>, options: Options) -> Result<Model, Error> {
+        Model::load_adapted(gguf, &[], options)
+    }
+
+    /// The same with adapters, which must have been opened for this file. A conversation is one's whose
+    /// [root](Lora::root) it [begins](Blocks::begin) with.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when an adapter does not fit the model or the device.
+    pub fn load_adapted(gguf: Arc<Gguf>, adapters: &[Lora], options: Options) -> Result<Model, Error> {
         match options.device {
             Device::Cpu => {
                 let isa = options.isa.unwrap_or_else(Isa::detect);
-                Model::on_cpu(&gguf, Cpu::with_isa(options.threads.unwrap_or_else(physical_cores), isa))
+                let cpu = Cpu::with_isa(options.threads.unwrap_or_else(physical_cores), isa);
+                Model::on_cpu(&gguf, adapters, cpu)
             }
             Device::Cuda(ordinal) => {
-                let (hyper, _) = checked(&gguf)?;
+                let (hyper, _) = checked(&gguf, adapters)?;
                 let name = hyper.architecture.name();
                 let refused = || Error::Unsupported(format!("{name} models run on the processor: --device cpu"));
                 if hyper.architecture.is_encoder() {
                     return Err(refused());
                 }
                 let device = Cuda::new(ordinal, options.multiprocessors)?;
-                let network = Network::load(&mut Loader::new(&gguf, &device), &hyper)?.ok_or_else(refused)?;
-                Ok(Model::new(hyper, Loaded::Cuda(Box::new(On { kernels: device, network }))))
+                let network = Network::load(&mut Loader::new(&gguf, adapters, &device), &hyper)?.ok_or_else(refused)?;
+                Ok(Model::new(hyper, adapters, Loaded::Cuda(Box::new(On { kernels: device, network }))))
             }
         }
     }
 
     /// Loads the model of a file onto this processor.
-    fn on_cpu(gguf: &Arc<Gguf>, cpu: Cpu) -> Result<Model, Error> {
-        let (hyper, _) = checked(gguf)?;
+    fn on_cpu(gguf: &Arc<Gguf>, adapters: &[Lora], cpu: Cpu) -> Result<Model, Error> {
+        let (hyper, _) = checked(gguf, adapters)?;
         for map in gguf.maps() {
             // Advice, so that the disk reads ahead: where the system does not take it, all is read more slowly.
             let _ = map.advise(memmap2::Advice::WillNeed);
         }
-        let encoder = Encoder::load(&mut Loader::new(gguf, &cpu), &hyper)?;
-        let network = Network::load(&mut Loader::new(gguf, &cpu), &hyper)?;
+        let encoder = Encoder::load(&mut Loader::new(gguf, &[], &cpu), &hyper)?;
+        let network = Network::load(&mut Loader::new(gguf, adapters, &cpu), &hyper)?;
         let loaded = match (encoder, network) {
             (Some(encoder), _) => Loaded::Encoder(Box::new(embedder::OnCpu { kernels: cpu, encoder })),
             (None, Some(network)) => Loaded::Cpu(Box::new(On { kernels: cpu, network })),
             (None, None) => return Err(Error::Unsupported("it neither answers nor embeds".into())),
         };
-        Ok(Model::new(hyper, loaded))
+        Ok(Model::new(hyper, adapters, loaded))
     }
 
-    fn new(hyper: Hyper, loaded: Loaded) -> Model {
+    fn new(hyper: Hyper, adapters: &[Lora], loaded: Loaded) -> Model {
         static MODELS: AtomicU64 = AtomicU64::new(0);
-        Model { hyper, loaded, id: MODELS.fetch_add(1, Ordering::Relaxed) }
+        let roots = adapters.iter().map(Lora::root).collect();
+        Model { hyper, loaded, roots, id: MODELS.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// The figures of its shape.
@@ -314,8 +328,8 @@ impl Model {
 
         let KvCache { held, id, blocks, .. } = &mut *cache;
         let sound = match (&self.loaded, held) {
-            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
-            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(&self.hyper, held, *id, blocks, entries, output, out),
+            (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(self, held, *id, blocks, entries, output, out),
+            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(self, held, *id, blocks, entries, output, out),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
         };
         if !sound {
@@ -339,7 +353,7 @@ impl<K: Kernels> On<K> {
     /// Appends what is wanted of the entries that want something, a row each; tells whether all of it are numbers.
     fn forward(
         &self,
-        hyper: &Hyper,
+        Model { hyper, roots, .. }: &Model,
         held: &mut kv_cache::On<K>,
         cache: u64,
         blocks: &mut Blocks,
@@ -354,8 +368,8 @@ impl<K: Kernels> On<K> {
             Output::Logits => w.logit_rows,
             Output::States => w.rows,
         };
-        let compute = |rows: &[usize], w: &mut Workspace<K>| match output {
-            Output::Logits => network.ends().logits(k, hyper, rows, w),
+        let compute = |step: &Step, rows: &[usize], w: &mut Workspace<K>| match output {
+            Output::Logits => network.ends().logits(k, hyper, step, rows, w),
             Output::States => network.ends().states(k, hyper, rows, w),
         };
         let mut sound = true;
@@ -366,19 +380,19 @@ impl<K: Kernels> On<K> {
             }
         };
         for entries in entries.chunks(w.rows) {
-            let step = step(entries, blocks.tables());
+            let step = step(entries, blocks, roots);
             let (first, others) = step.wanted.split_at(step.wanted.len().min(at_once));
             k.pass(&step, cache, || {
                 network.forward(k, hyper, &step, memory, w);
                 if !first.is_empty() {
-                    compute(first, w);
+                    compute(&step, first, w);
                 }
             });
             if !first.is_empty() {
                 read(first, w, out);
             }
             for rows in others.chunks(at_once) {
-                compute(rows, w);
+                compute(&step, rows, w);
                 read(rows, w, out);
             }
         }
@@ -386,25 +400,38 @@ impl<K: Kernels> On<K> {
     }
 }
 
-/// The shape of a model, all of whose tensors are there, and no others; and the number of floats in its vectors.
+/// The shape of a model, all of whose tensors are there, and no others, as are those that its adapters add to; and the
+/// number of floats in its vectors.
 ///
 /// # Errors
 /// When not; the key or tensor is named.
-pub(super) fn checked(header: &Header) -> Result<(Hyper, u64), Error> {
+pub(super) fn checked(header: &Header, adapters: &[Lora]) -> Result<(Hyper, u64), Error> {
     let hyper = Hyper::of(header)?;
-    let mut checker = Checker::new(header);
+    let mut checker = Checker::new(header, adapters);
     Network::load(&mut checker, &hyper)?;
     Encoder::load(&mut checker, &hyper)?;
     checker.finish()?;
     Ok((hyper, checker.floats))
 }
 
-fn step<'a>(entries: &[Entry], tables: &'a [Vec<u32>]) -> Step<'a> {
+fn step<'a>(entries: &[Entry], blocks: &'a Blocks, roots: &[Chain]) -> Step<'a> {
     Step {
         tokens: entries.iter().map(|entry| entry.token).collect(),
         slots: entries.iter().map(|entry| entry.slot).collect(),
         positions: entries.iter().map(|entry| entry.position).collect(),
         wanted: (0..entries.len()).filter(|&row| entries[row].wants_logits).collect(),
-        tables,
+        adapted: adapted(entries, blocks, roots),
+        tables: blocks.tables(),
     }
+}
+
+/// Which entries belong to conversations that begin with one of the adapters' roots. Adapters that are alike have one root,
+/// and the first of them serves all.
+fn adapted(entries: &[Entry], blocks: &Blocks, roots: &[Chain]) -> Vec<Adapted> {
+    let of = |adapter: usize| {
+        let is = |&row: &usize| blocks.root(entries[row].slot) == roots[adapter];
+        Adapted { adapter, rows: (0..entries.len()).filter(is).collect() }
+    };
+    let first = |&adapter: &usize| !roots[..adapter].contains(&roots[adapter]);
+    (0..roots.len()).filter(first).map(of).filter(|adapted| !adapted.rows.is_empty()).collect()
 }

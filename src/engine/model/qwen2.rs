@@ -65,10 +65,12 @@ impl<M, V> Qwen2<M, V> {
             };
             layer.heads.attend(k, hyper, step, index, &view, cache, w);
             k.matmul_add(&w.a, rows, layer.heads.o.product(&mut w.y), rows * hyper.width, &mut w.x);
+            layer.heads.o.adapt(k, &w.a, &step.adapted, &mut w.x);
 
             // gate: [rows, hidden]; x, y: [rows, width]
-            layer.feed_forward.gated(k, hyper, rows, &layer.feed_forward_norm, Gate::Silu, w);
+            layer.feed_forward.gated(k, hyper, step, &layer.feed_forward_norm, Gate::Silu, w);
             k.matmul_add(&w.gate, rows, layer.feed_forward.down.product(&mut w.y), rows * hyper.width, &mut w.x);
+            layer.feed_forward.down.adapt(k, &w.gate, &step.adapted, &mut w.x);
         }
     }
 }

@@ -73,10 +73,12 @@ impl<M, V> Qwen3<M, V> {
             };
             block.heads.attend(k, hyper, step, index, &view, cache, w);
             k.matmul_add(&w.a, rows, block.heads.o.product(&mut w.y), rows * hyper.width, &mut w.x);
+            block.heads.o.adapt(k, &w.a, &step.adapted, &mut w.x);
 
             // gate: [rows, hidden]; x, y: [rows, width]
-            block.feed_forward.gated(k, hyper, rows, &block.feed_forward_norm, Gate::Silu, w);
+            block.feed_forward.gated(k, hyper, step, &block.feed_forward_norm, Gate::Silu, w);
             k.matmul_add(&w.gate, rows, block.feed_forward.down.product(&mut w.y), rows * hyper.width, &mut w.x);
+            block.feed_forward.down.adapt(k, &w.gate, &step.adapted, &mut w.x);
         }
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::engine::Error;
 use crate::engine::gguf::{Gguf, Header, Kind, Tensor};
-use crate::engine::kernels::{self, Kernels, OutOfMemory, Weights};
+use crate::engine::kernels::{self, Kernels, LowRank, OutOfMemory, Weights};
+use crate::engine::lora::{Lora, Pair};
 use crate::engine::quant::Format;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -48,6 +49,12 @@ pub trait Source {
     /// As for a vector.
     fn numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error>;
 
+    /// What adapters add to the matrix of this name (without its `.weight`), by their numbers.
+    ///
+    /// # Errors
+    /// When an adapter is for a matrix of another shape, or the device does not add.
+    fn low(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<Option<LowRank<Self::Vector>>>, Error>;
+
     /// The matrix of this name.
     ///
     /// # Errors
@@ -73,6 +80,9 @@ pub trait Source {
     }
 }
 
+/// Why a device takes no adapter.
+const NOT_HERE: &str = "adapters are applied on the processor only (--device cpu)";
+
 /// That a tensor of these extents is not there.
 pub(super) fn missing(name: &str, dims: &[usize]) -> Error {
     Error::Inconsistent(format!("the tensor {name} is missing, expected with the dimensions {dims:?}"))
@@ -83,15 +93,30 @@ fn names<'a>(formats: impl Iterator<Item = &'a Format>) -> String {
     formats.map(|format| format.kind().name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The tensors of a header, and which of them were asked for.
+/// The tensors of a header and of adapters, and which of them were asked for.
 struct Table<'a> {
     header: &'a Header,
+    adapters: &'a [Lora],
     taken: HashSet<&'a str>,
+    /// Of each adapter.
+    pairs_taken: Vec<HashSet<&'a str>>,
 }
 
 impl<'a> Table<'a> {
-    fn new(header: &'a Header) -> Self {
-        Table { header, taken: HashSet::new() }
+    fn new(header: &'a Header, adapters: &'a [Lora]) -> Self {
+        Table { header, adapters, taken: HashSet::new(), pairs_taken: vec![HashSet::new(); adapters.len()] }
+    }
+
+    /// What each adapter has for the matrix of this name; nothing at all where none has.
+    fn find_pairs(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<Option<(&'a Lora, &'a Pair)>>, Error> {
+        let mut found = Vec::new();
+        for (at, (lora, taken)) in self.adapters.iter().zip(&mut self.pairs_taken).enumerate() {
+            let Some((name, pair)) = lora.pair(name, rows, cols)? else { continue };
+            taken.insert(name);
+            found.resize_with(at, || None);
+            found.push(Some((lora, pair)));
+        }
+        Ok(found)
     }
 
     fn find(&mut self, name: &str, dims: &[usize]) -> Result<Option<(&'a Tensor, Format)>, Error> {
@@ -138,7 +163,8 @@ impl<'a> Table<'a> {
             Some(name) => Err(Error::Unsupported(format!(
                 "the tensor {name} is unknown to this architecture: the model is a variant that is not supported"
             ))),
-        }
+        }?;
+        self.adapters.iter().zip(&self.pairs_taken).try_for_each(|(lora, taken)| lora.check_taken(taken))
     }
 }
 
@@ -150,9 +176,9 @@ pub struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// For the tensors that a header tells of.
-    pub fn new(header: &'a Header) -> Self {
-        Checker { table: Table::new(header), floats: 0 }
+    /// For the tensors that a header tells of, and those of adapters.
+    pub fn new(header: &'a Header, adapters: &'a [Lora]) -> Self {
+        Checker { table: Table::new(header, adapters), floats: 0 }
     }
 
     /// That no tensor is left.
@@ -186,6 +212,11 @@ impl Source for Checker<'_> {
 
     fn numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
         Ok(self.table.find_vector(name, len)?.map(|_| vec![1.0; len]))
+    }
+
+    fn low(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<Option<LowRank<()>>>, Error> {
+        let pairs = self.table.find_pairs(name, rows, cols)?;
+        Ok(pairs.into_iter().map(|pair| pair.map(|(_, pair)| LowRank { rank: pair.rank, a: (), b: () })).collect())
     }
 }
 
@@ -260,9 +291,9 @@ fn weights(gguf: &Arc<Gguf>, tensor: &Tensor) -> Weights {
 }
 
 impl<'a, K: Kernels> Loader<'a, K> {
-    /// From this file to this device.
-    pub fn new(gguf: &'a Arc<Gguf>, kernels: &'a K) -> Self {
-        Loader { gguf, table: Table::new(gguf), kernels }
+    /// From this file and those of adapters to this device.
+    pub fn new(gguf: &'a Arc<Gguf>, adapters: &'a [Lora], kernels: &'a K) -> Self {
+        Loader { gguf, table: Table::new(gguf, adapters), kernels }
     }
 
     /// The matrix of this name, made by `make`.
@@ -335,5 +366,14 @@ impl<K: Kernels> Source for Loader<'_, K> {
 
     fn numbers(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
         Ok(self.table.find_vector(name, len)?.map(|(tensor, _)| self.read(tensor)))
+    }
+
+    fn low(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<Option<LowRank<K::Buffer>>>, Error> {
+        let make = |(lora, pair): (&Lora, &Pair)| {
+            let [a, b] = lora.read(pair)?;
+            self.kernels.low_rank(pair.rank, a, b).ok_or_else(|| lora.refuse(NOT_HERE))
+        };
+        let pairs = self.table.find_pairs(name, rows, cols)?;
+        pairs.into_iter().map(|pair| pair.map(make).transpose()).collect()
     }
 }

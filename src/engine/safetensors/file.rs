@@ -18,7 +18,7 @@ const MAX_SHARDS: usize = 1000;
 /// How the numbers of a tensor are stored, as far as it is known what to do with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "the names are the format's")]
-pub(super) enum Dtype {
+pub(in crate::engine) enum Dtype {
     F64,
     F32,
     F16,
@@ -46,7 +46,7 @@ impl Dtype {
 
 /// A tensor: what it is and where.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(in crate::engine) struct Entry {
     pub dtype: Dtype,
     /// The outermost extent first.
     pub shape: Vec<u64>,
@@ -124,7 +124,7 @@ impl Shards {
 }
 
 /// The tensors in a file of `len` bytes: each has the bytes that its extents take, within the file, alone.
-pub(super) fn header(
+pub(in crate::engine) fn header(
     reader: &mut impl Read,
     len: u64,
     part: usize,

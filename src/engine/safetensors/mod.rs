@@ -16,6 +16,10 @@ mod tokenizer;
 #[cfg(test)]
 mod tests;
 
+pub(super) use file::header as file_header;
+pub(super) use names::gguf as gguf_name;
+pub(super) use store::{float_kind, interleaved};
+
 use super::gguf::{Error, Gguf, Header, Tensor, Writer};
 use config::Config;
 use file::Shards;
@@ -61,11 +65,16 @@ fn wrong(file: &Path, problem: impl Into<String>) -> Error {
 
 /// A file of JSON.
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    json_within(path, MAX_JSON)
+}
+
+/// A file of JSON that has no more than so many bytes.
+pub(super) fn json_within<T: DeserializeOwned>(path: &Path, most: u64) -> Result<T, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(io)?.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_JSON {
-        return Err(wrong(path, format!("it is longer than {} MiB", MAX_JSON >> 20)));
+    File::open(path).map_err(io)?.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > most {
+        return Err(wrong(path, format!("it is longer than {} MiB", most >> 20)));
     }
     serde_json::from_slice(&bytes).map_err(|error| wrong(path, error.to_string()))
 }

@@ -13,7 +13,7 @@ const PREFIXES: [&str; 8] = [
 ];
 
 /// A tensor's name in GGUF without its `weight` or `bias`, for its name without that in a folder. `None`: it is not known.
-pub(super) fn gguf(name: &str, architecture: &str) -> Option<String> {
+pub(in crate::engine) fn gguf(name: &str, architecture: &str) -> Option<String> {
     let strip = |name| PREFIXES.iter().find_map(|prefix| str::strip_prefix(name, prefix)).unwrap_or(name);
     // An encoder may be in a model.
     let name = strip(strip(name));

@@ -228,7 +228,7 @@ impl Store for Folder {
 }
 
 /// What GGUF calls types of plain floats.
-fn float_kind(dtype: Dtype) -> Option<Kind> {
+pub(in crate::engine) fn float_kind(dtype: Dtype) -> Option<Kind> {
     match dtype {
         Dtype::F32 => Some(Kind::F32),
         Dtype::F16 => Some(Kind::F16),
@@ -287,7 +287,7 @@ fn eight(byte: u8) -> f32 {
 }
 
 /// Rows of so many heads: those of a head's first and second half in turns.
-fn interleaved(rows: &[u8], count: u64, heads: u64) -> Vec<u8> {
+pub(in crate::engine) fn interleaved(rows: &[u8], count: u64, heads: u64) -> Vec<u8> {
     if heads == 1 {
         return rows.to_vec();
     }

@@ -19,7 +19,7 @@ pub use envelope::{Envelope, finish_reason};
 pub use error::{Error, not_meant};
 pub use fields::Fields;
 pub use generation::Generation;
-pub use models::{Model, Models};
+pub use models::{CHOSEN, Model, Models};
 pub use tools::{ToolChoice, Tools};
 pub use usage::{PromptDetails, Usage};
 

@@ -9,6 +9,7 @@ mod encoder;
 mod floats;
 mod isa;
 mod kv;
+mod low_rank;
 mod matmul;
 mod matrix;
 mod packer;
@@ -28,7 +29,9 @@ pub use isa::Isa;
 pub use matrix::Matrix;
 pub use pool::Pool;
 
-use super::{Attention, CacheShape, Gate, Kernels, KvKind, OutOfMemory, Pairs, Product, Rotation, Step, Weights};
+use super::{
+    Attention, CacheShape, Gate, Kernels, KvKind, LowRank, OutOfMemory, Pairs, Product, Rotation, Step, Weights,
+};
 use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::quant::Format;
 use matmul::Columns;
@@ -46,6 +49,8 @@ pub struct Cpu {
     pool: Pool,
     packer: Packer,
     columns: Mutex<Columns>,
+    /// What is between the matrices of adapters. [rows, rank]
+    between: Mutex<Vec<f32>>,
 }
 
 impl Cpu {
@@ -56,7 +61,8 @@ impl Cpu {
 
     /// With other instructions.
     pub fn with_isa(threads: usize, isa: Isa) -> Cpu {
-        Cpu { isa, pool: Pool::new(threads), packer: Packer::default(), columns: Mutex::default() }
+        let (packer, columns, between) = (Packer::default(), Mutex::default(), Mutex::default());
+        Cpu { isa, pool: Pool::new(threads), packer, columns, between }
     }
 
     /// The threads.
@@ -170,6 +176,15 @@ impl Kernels for Cpu {
     fn matmul(&self, x: &Vec<f32>, rows: usize, products: &mut [Product<'_, Cpu>]) {
         let mut columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
         matmul::matmul(&self.pool, self.isa, &mut columns, x, rows, products);
+    }
+
+    fn low_rank(&self, rank: usize, a: Vec<f32>, b: Vec<f32>) -> Option<LowRank<Vec<f32>>> {
+        Some(LowRank { rank, a, b })
+    }
+
+    fn add_low_rank(&self, x: &Vec<f32>, low: &LowRank<Vec<f32>>, rows: &[usize], out: &mut Vec<f32>) {
+        let mut between = self.between.lock().unwrap_or_else(PoisonError::into_inner);
+        low_rank::add(&self.pool, self.isa, &mut between, x, low, rows, out);
     }
 
     fn angles(&self, positions: &[usize], frequencies: &[f64], out: &mut Vec<f32>) {

@@ -155,7 +155,7 @@ proptest! {
         }
         let (k, v) = (random.floats(step.rows() * kv_heads * size), random.floats(step.rows() * kv_heads * size));
         cpu.store(&k, &v, &step, 0, &mut cache);
-        let asking = Step { tokens: vec![0; 7], slots: vec![0, 0, 0, 1, 1, 0, 1],
+        let asking = Step { adapted: Vec::new(), tokens: vec![0; 7], slots: vec![0, 0, 0, 1, 1, 0, 1],
             positions: vec![0, 64, 65, 3, 89, 149, 63], wanted: vec![], tables };
         let q = random.floats(7 * heads * size);
         let mut out = cpu.buffer(7 * heads * size).unwrap();

@@ -1,5 +1,6 @@
 //! Agreement with `transformers` in floats, frozen by `tests/parity/architectures.py`: tiny models of every architecture.
 
+use crate::engine::blocks::Chain;
 use crate::engine::footprint::{Footprint, Servable};
 use crate::engine::gguf::Gguf;
 use crate::engine::kernels::cpu::{Cpu, Isa};
@@ -16,10 +17,10 @@ const MOST: f32 = 0.05;
 
 /// What a decoder says.
 #[derive(Deserialize)]
-struct Decoder {
-    tokens: Vec<u32>,
+pub(super) struct Decoder {
+    pub tokens: Vec<u32>,
     /// After the token of this position, these are the most likely, each with its log-probability.
-    steps: Vec<(usize, Vec<u32>, Vec<f32>)>,
+    pub steps: Vec<(usize, Vec<u32>, Vec<f32>)>,
 }
 
 /// What an encoder gives for each token.
@@ -29,7 +30,7 @@ struct Encoder {
     hidden: Vec<Vec<f64>>,
 }
 
-fn fixture(name: &str) -> PathBuf {
+pub(super) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures").join(name)
 }
 
@@ -40,33 +41,39 @@ fn expected<T: for<'a> Deserialize<'a>>(name: &str) -> T {
 /// The model on one of the processor's sets of instructions.
 fn model(name: &str, isa: Isa) -> Model {
     let gguf = Arc::new(Gguf::open(&fixture(&format!("{name}.gguf"))).unwrap());
-    Model::on_cpu(&gguf, Cpu::with_isa(2, isa)).unwrap()
+    Model::on_cpu(&gguf, &[], Cpu::with_isa(2, isa)).unwrap()
 }
 
 fn check(name: &str) {
     for isa in [Isa::Scalar, Isa::detect()] {
-        let model = model(name, isa);
-        let Decoder { tokens, steps } = expected(name);
-        let mut cache = model.cache(1, tokens.len()).unwrap();
-        let mut batch = Batch::new();
-        tokens.iter().enumerate().for_each(|(position, &token)| batch.push(token, 0, position, true));
-        let logits = model.forward(&mut cache, &batch).unwrap();
-        let (mut most, mut errors, mut variance, mut count) = (0.0_f32, 0.0, 0.0, 0);
-        for (position, best, theirs) in steps {
-            let logits = logits.row(position);
-            let total = logits.iter().map(|logit| logit.exp()).sum::<f32>().ln();
-            let mean = theirs.iter().sum::<f32>() / theirs.len() as f32;
-            for (token, theirs) in best.into_iter().zip(theirs) {
-                let error = (logits[token as usize] - total - theirs).abs();
-                most = most.max(error);
-                errors += error.powi(2);
-                variance += (theirs - mean).powi(2);
-                count += 1;
-            }
-        }
-        let noise = errors / variance;
-        assert!(count == 11 * 64 && noise < NOISE && most < MOST, "{name}, {isa:?}: {noise}, {most} at most");
+        agrees(&model(name, isa), Chain::default(), &expected(name), &format!("{name}, {isa:?}"));
     }
+}
+
+/// That a model says the expected in conversations that begin so.
+#[track_caller]
+pub(super) fn agrees(model: &Model, root: Chain, expected: &Decoder, what: &str) {
+    let Decoder { tokens, steps } = expected;
+    let mut cache = model.cache(1, tokens.len()).unwrap();
+    cache.blocks().begin(0, root, tokens).unwrap();
+    let mut batch = Batch::new();
+    tokens.iter().enumerate().for_each(|(position, &token)| batch.push(token, 0, position, true));
+    let logits = model.forward(&mut cache, &batch).unwrap();
+    let (mut most, mut errors, mut variance, mut count) = (0.0_f32, 0.0, 0.0, 0);
+    for (position, best, theirs) in steps {
+        let logits = logits.row(*position);
+        let total = logits.iter().map(|logit| logit.exp()).sum::<f32>().ln();
+        let mean = theirs.iter().sum::<f32>() / theirs.len() as f32;
+        for (&token, theirs) in best.iter().zip(theirs) {
+            let error = (logits[token as usize] - total - theirs).abs();
+            most = most.max(error);
+            errors += error.powi(2);
+            variance += (theirs - mean).powi(2);
+            count += 1;
+        }
+    }
+    let noise = errors / variance;
+    assert!(count == 11 * 64 && noise < NOISE && most < MOST, "{what}: {noise}, {most} at most");
 }
 
 #[test]

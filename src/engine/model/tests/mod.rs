@@ -1,3 +1,4 @@
+mod adapters;
 mod architectures;
 mod cuda;
 mod real;

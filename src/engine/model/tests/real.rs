@@ -75,7 +75,7 @@ fn by_all(file: &str, text: &str) -> Vec<Vec<f32>> {
     let gguf = open(file);
     let tokens = Tokenizer::from_gguf(&gguf).unwrap().encode(text, Special::Plain, true);
     let of = |isa| {
-        let model = Model::on_cpu(&gguf, Cpu::with_isa(2, isa)).unwrap();
+        let model = Model::on_cpu(&gguf, &[], Cpu::with_isa(2, isa)).unwrap();
         logits(&model, &mut model.cache(1, 128).unwrap(), 0, &tokens, tokens.len())
     };
     Isa::all().into_iter().map(of).collect()

@@ -83,7 +83,7 @@ impl<'a> Both<'a> {
 
 fn step_of<'a>(entries: &[(usize, usize)], tables: &'a [Vec<u32>]) -> Step<'a> {
     let (slots, positions) = entries.iter().copied().unzip();
-    Step { tokens: vec![0; entries.len()], slots, positions, wanted: Vec::new(), tables }
+    Step { tokens: vec![0; entries.len()], slots, positions, wanted: Vec::new(), adapted: Vec::new(), tables }
 }
 
 proptest! {
