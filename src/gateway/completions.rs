@@ -7,9 +7,10 @@ use super::events::{Events, Seen};
 use super::record::Record;
 use crate::app::App;
 use crate::egress;
+use crate::models::Wanted;
 use crate::placement::{Lease, Refusal};
 use crate::runtime::Endpoint;
-use crate::worker::openai::{Error, not_meant};
+use crate::worker::openai::{CHOSEN, Error, not_meant};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -59,7 +60,7 @@ async fn forward(
 ) -> Result<Response, Error> {
     let started = Instant::now();
     let ask = Ask::read(body.map_err(|rejection| Error::new(rejection.status(), rejection.body_text()))?)?;
-    let spec = app.models.resolve(ask.model.as_deref().unwrap_or(&app.config.models.default))?;
+    let Wanted { spec, name } = app.models.wanted(ask.model.as_deref().unwrap_or(&app.config.models.default))?;
     // A model that cannot help is not loaded to say so.
     match (spec.embeds, path == EMBEDDINGS) {
         (true, false) => return Err(not_meant("answers", EMBEDDINGS)),
@@ -72,13 +73,14 @@ async fn forward(
 
     let endpoint = passage.lease.endpoint();
     let request = passage.lease.client().post(endpoint.address.url(path));
-    let sent = request.header(header::CONTENT_TYPE, "application/json").body(ask.body).send().await;
+    let request = request.header(header::CONTENT_TYPE, "application/json").header(CHOSEN, &name);
+    let sent = request.body(ask.body).send().await;
     let answer = match sent {
         Ok(answer) => answer,
         Err(error) => return Err(passage.broken(Some(&error)).await),
     };
     let status = answer.status();
-    let headers = headers(endpoint, answer.headers());
+    let headers = headers(endpoint, name, answer.headers());
     if is_stream(answer.headers()) {
         let events = Events::new(ask.usage_is_ours);
         return Ok((status, headers, passage.stream(answer, events)).into_response());
@@ -156,7 +158,7 @@ fn is_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The headers of an answer: what the runtime said about its body, and who the runtime was.
-fn headers(endpoint: &Endpoint, answer: &HeaderMap) -> HeaderMap {
+fn headers(endpoint: &Endpoint, model: String, answer: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let ours = ["x-should-retry", "x-sovereign-truncated"].map(HeaderName::from_static);
     for name in [header::CONTENT_TYPE, header::RETRY_AFTER].into_iter().chain(ours) {
@@ -171,7 +173,7 @@ fn headers(endpoint: &Endpoint, answer: &HeaderMap) -> HeaderMap {
     }
     let facts = [
         ("x-sovereign-runtime", endpoint.runtime.to_string()),
-        ("x-sovereign-model", endpoint.model.clone()),
+        (CHOSEN, model),
         ("x-sovereign-quant", endpoint.quant.clone()),
         ("x-sovereign-context", endpoint.context.to_string()),
     ];

@@ -3,9 +3,10 @@
 use super::Error;
 use crate::engine::footprint::{Footprint, Servable};
 use crate::engine::gguf::{self, Gguf, Header, Summary};
+use crate::engine::lora::Lora;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What there is to know of a model that can be served.
 #[derive(Debug)]
@@ -20,6 +21,38 @@ pub(super) struct Facts {
 /// When it is not a model that can be served.
 pub(super) fn read(path: &Path, from: &str) -> Result<Facts, Error> {
     Gguf::header(path).map_err(|error| error.to_string()).and_then(|header| judge(&header)).map_err(refused(from))
+}
+
+/// Like [`read`], with adapters; of each, what keeps it from being loaded, if anything does.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_adapted(
+    path: &Path,
+    from: &str,
+    adapters: &[PathBuf],
+) -> Result<(Facts, Vec<Option<String>>), Error> {
+    let read = || {
+        let header = Gguf::header(path).map_err(|error| error.to_string())?;
+        let mut facts = judge(&header)?;
+        let (mut fit, mut problems) = (Vec::new(), Vec::new());
+        for path in adapters {
+            let problem = match Lora::header(path, &header) {
+                Err(error) => Some(error.to_string()),
+                Ok(lora) => match Footprint::adapted(&header, std::slice::from_ref(&lora)).servable {
+                    Servable::No(reason) => Some(reason),
+                    Servable::Yes => {
+                        fit.push(lora);
+                        None
+                    }
+                },
+            };
+            problems.push(problem);
+        }
+        facts.footprint = Footprint::adapted(&header, &fit);
+        Ok((facts, problems))
+    };
+    read().map_err(refused(from))
 }
 
 fn refused(from: &str) -> impl Fn(String) -> Error {

@@ -20,7 +20,7 @@ pub use error::{Error, NotFound};
 pub use inspect::{Fact, Inspection};
 pub use progress::{Phase, Progress};
 pub use registry::{Broken, Installed, Removed};
-pub use spec::ModelSpec;
+pub use spec::{AdapterSpec, ModelSpec, Wanted};
 
 use crate::config::{self, Config};
 use crate::db::Db;
@@ -71,7 +71,18 @@ impl Models {
     /// # Errors
     /// When none is meant; names the nearest.
     pub fn resolve(&self, name: &str) -> Result<Arc<ModelSpec>, NotFound> {
-        let found = self.registry.resolve(name);
+        self.looked_up(name, self.registry.resolve(name))
+    }
+
+    /// What a request means by `name`: a model as [`resolve`](Self::resolve) finds it, or one with an adapter.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn wanted(&self, name: &str) -> Result<Wanted, NotFound> {
+        self.looked_up(name, self.registry.wanted(name))
+    }
+
+    fn looked_up<T>(&self, name: &str, found: Result<T, NotFound>) -> Result<T, NotFound> {
         if found.is_err() && self.registry.is_broken(name) {
             // Its disk may have been mounted since. Who asks again finds it.
             let registry = self.registry.clone();

@@ -3,10 +3,12 @@
 use super::catalogue::CatalogueEntry;
 use super::download::Pins;
 use super::header::{self, Facts};
+use super::spec::{AdapterSpec, Wanted};
 use super::{Error, ModelSpec, NotFound, name, spec};
-use crate::config::{Config, Engine};
+use crate::config::{self, Config, Engine};
 use crate::db::{self, Db};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
@@ -46,6 +48,7 @@ pub(super) struct Registry {
     dir: PathBuf,
     /// How much each model will have to hold.
     engine: Engine,
+    config: config::Models,
     db: Db,
     catalogue: Vec<CatalogueEntry>,
     installed: watch::Sender<Arc<Installed>>,
@@ -78,12 +81,15 @@ pub(super) struct New<'a> {
 
 impl Registry {
     pub(super) async fn open(config: &Config, db: Db, catalogue: Vec<CatalogueEntry>) -> Result<Self, Error> {
-        let (dir, engine) = (config.models_dir(), config.engine.clone());
-        let registry =
-            Self { dir, engine, db, catalogue, installed: watch::Sender::default(), reading: Mutex::default() };
+        let (dir, engine, config) = (config.models_dir(), config.engine.clone(), config.models.clone());
+        let (installed, reading) = (watch::Sender::default(), Mutex::default());
+        let registry = Self { dir, engine, config, db, catalogue, installed, reading };
         registry.reload().await?;
         for broken in &registry.installed.borrow().broken {
             tracing::warn!(model = broken.name, "a model cannot be served: {}", broken.problem);
+        }
+        for model in registry.config.adapters.keys().filter(|model| registry.resolve(model).is_err()) {
+            tracing::warn!(model, "models.adapters names a model that is not installed");
         }
         Ok(registry)
     }
@@ -120,6 +126,40 @@ impl Registry {
             nearest: name::nearest(wanted, models.iter().map(|model| model.name.as_str())),
             reason: broken.or_else(in_catalogue),
         })
+    }
+
+    /// The model that a request means, and whether with an adapter: as `model:adapter`, or by the adapter's name alone where
+    /// that is one's only and no model's.
+    pub(super) fn wanted(&self, wanted: &str) -> Result<Wanted, NotFound> {
+        let not_found = match self.resolve(wanted) {
+            Ok(spec) => return Ok(Wanted { name: spec.name.clone(), spec }),
+            Err(not_found) => not_found,
+        };
+        let installed = self.installed.borrow().clone();
+        let wanted_normal = name::normal(wanted);
+        let mut found: Vec<Wanted> = Vec::new();
+        for spec in &installed.models {
+            let is = |adapter: &&AdapterSpec| {
+                let own = adapter.name.strip_prefix(&spec.name).unwrap_or_default();
+                let bases = std::iter::once(&spec.name).chain(&spec.aliases);
+                let mut names =
+                    bases.map(|base| format!("{base}{own}")).chain([own.trim_start_matches(':').to_owned()]);
+                names.any(|name| name::normal(&name) == wanted_normal)
+            };
+            let of = |adapter: &AdapterSpec| Wanted { spec: spec.clone(), name: adapter.name.clone() };
+            found.extend(spec.adapters.iter().filter(is).map(of));
+        }
+        match (found.pop(), found.is_empty()) {
+            (Some(one), true) => Ok(one),
+            (None, _) => {
+                let names = installed.models.iter().flat_map(|spec| spec.names());
+                Err(NotFound { nearest: name::nearest(wanted, names), ..not_found })
+            }
+            (Some(last), false) => {
+                let nearest = found.into_iter().chain([last]).map(|wanted| wanted.name).collect();
+                Err(NotFound { nearest, ..not_found })
+            }
+        }
     }
 
     /// Whether a request means a model that could not be served when it was last looked at.
@@ -245,14 +285,18 @@ impl Registry {
                 (row, aliases)
             })
             .collect();
-        let (dir, engine) = (self.dir.clone(), self.engine.clone());
+        let (dir, engine, adapters) = (self.dir.clone(), self.engine.clone(), self.config.adapters.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let mut installed = Installed::default();
             for (row, aliases) in rows {
                 let file = dir.join(&row.file);
                 let name = row.name.clone();
-                match spec_of(row, aliases, file.clone(), &engine) {
-                    Ok(spec) => installed.models.push(Arc::new(spec)),
+                let adapters = adapters_of(&row, &aliases, &adapters, &dir);
+                match spec_of(row, aliases, file.clone(), &engine, adapters) {
+                    Ok((spec, broken)) => {
+                        installed.models.push(Arc::new(spec));
+                        installed.broken.extend(broken);
+                    }
                     Err(problem) => installed.broken.push(Broken { name, file, problem }),
                 }
             }
@@ -264,8 +308,31 @@ impl Registry {
     }
 }
 
-/// What a row and the header of its file say together.
-fn spec_of(row: Row, aliases: Vec<String>, file: PathBuf, engine: &Engine) -> Result<ModelSpec, String> {
+/// The adapters that are configured for a model.
+fn adapters_of(
+    row: &Row,
+    aliases: &[String],
+    configured: &BTreeMap<String, BTreeMap<String, PathBuf>>,
+    dir: &Path,
+) -> Vec<AdapterSpec> {
+    let is =
+        |wanted: &str| name::normal(wanted) == name::normal(&row.name) || aliases.iter().any(|alias| alias == wanted);
+    let of = configured.iter().filter(|(model, _)| is(model)).flat_map(|(_, adapters)| adapters);
+    // Under an alias the same may be there again.
+    let by_name: BTreeMap<&String, &PathBuf> = of.collect();
+    let spec =
+        |(name, path): (&String, &PathBuf)| AdapterSpec { name: format!("{}:{name}", row.name), path: dir.join(path) };
+    by_name.into_iter().map(spec).collect()
+}
+
+/// What a row and the header of its file say together; and the adapters that cannot be loaded with it.
+fn spec_of(
+    row: Row,
+    aliases: Vec<String>,
+    file: PathBuf,
+    engine: &Engine,
+    adapters: Vec<AdapterSpec>,
+) -> Result<(ModelSpec, Vec<Broken>), String> {
     let there =
         std::fs::metadata(&file).map_err(|error| format!("its file {} cannot be read: {error}", file.display()))?;
     let bytes = row.bytes.cast_unsigned();
@@ -276,9 +343,20 @@ fn spec_of(row: Row, aliases: Vec<String>, file: PathBuf, engine: &Engine) -> Re
             there.len()
         ));
     }
-    let Facts { summary, footprint } = header::read(&file, "its file").map_err(|error| error.to_string())?;
+    let paths: Vec<PathBuf> = adapters.iter().map(|adapter| adapter.path.clone()).collect();
+    let read = header::read_adapted(&file, "its file", &paths).map_err(|error| error.to_string())?;
+    let (Facts { summary, footprint }, problems) = read;
+    let (mut fit, mut broken) = (Vec::new(), Vec::new());
+    for (AdapterSpec { name, path }, problem) in adapters.into_iter().zip(problems) {
+        let is_plain = name[row.name.len() + 1..].chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+        let unfit = (!is_plain).then(|| "its name may have letters, digits, dots, dashes and underscores".into());
+        match problem.or(unfit) {
+            Some(problem) => broken.push(Broken { name, file: path, problem }),
+            None => fit.push(AdapterSpec { name, path }),
+        }
+    }
     let context = spec::context(summary.context_train, engine.context);
-    Ok(ModelSpec {
+    let spec = ModelSpec {
         name: row.name,
         aliases,
         file,
@@ -296,5 +374,7 @@ fn spec_of(row: Row, aliases: Vec<String>, file: PathBuf, engine: &Engine) -> Re
         weights: footprint.weights,
         kv_per_token: footprint.kv_per_token,
         workspace: footprint.workspace(context, engine.slots),
-    })
+        adapters: fit,
+    };
+    Ok((spec, broken))
 }

@@ -1,6 +1,7 @@
 use crate::engine::kv_cache::Capacity;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A model that can be served: its file is complete, verified and of a kind that the engine knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,11 +38,38 @@ pub struct ModelSpec {
     pub weights: u64,
     /// Bytes that the keys and values of one token take.
     pub kv_per_token: u64,
-    /// Bytes that computing takes besides, with as many conversations of as many tokens as are configured.
+    /// Bytes that computing takes besides, with as many conversations of as many tokens as are configured; those of adapters
+    /// are among them.
     pub workspace: u64,
+    /// The adapters that it is loaded with.
+    #[serde(default)]
+    pub adapters: Vec<AdapterSpec>,
+}
+
+/// An adapter that a model is loaded with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterSpec {
+    /// What requests call the model with it: the model's name, a colon, and its own.
+    pub name: String,
+    /// Its file or folder.
+    pub path: PathBuf,
+}
+
+/// What a request means by a name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The model.
+    pub spec: Arc<ModelSpec>,
+    /// What it is called in full: the model's name, or that of one of its adapters.
+    pub name: String,
 }
 
 impl ModelSpec {
+    /// All that requests may ask for: the model alone, then with each adapter.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.adapters.iter().map(|adapter| adapter.name.as_str()))
+    }
+
     /// Tokens that one conversation may hold where `configured` are: no more than the model was trained for.
     pub fn context(&self, configured: usize) -> usize {
         context(self.context_train, configured)
@@ -77,6 +105,7 @@ impl ModelSpec {
             weights: 1,
             kv_per_token: 0,
             workspace: 0,
+            adapters: Vec::new(),
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::{Attribution, Claim, Control, Endpoint, Exit, ExitWatch, Grant, Running, Setting, StartError, Variant};
 use crate::config::{Bytes, Config};
 use crate::egress::Address;
-use crate::models::ModelSpec;
+use crate::models::{AdapterSpec, ModelSpec};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -174,6 +174,11 @@ impl Worker {
             .args(["--name", &self.spec.name])
             .args(["--ctx", &self.context().to_string()])
             .args(["--slots", &self.native.slots.to_string()]);
+        for AdapterSpec { name, path } in &self.spec.adapters {
+            let mut adapter = OsString::from(format!("{name}="));
+            adapter.push(path);
+            command.arg("--lora").arg(adapter);
+        }
         if let Some(threads) = self.native.threads {
             command.args(["--threads", &threads.to_string()]);
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sovereign");
 
 /// `sovereign serve` on a free port of the loopback, on a machine without Docker.
-struct Daemon {
+pub struct Daemon {
     process: Child,
     state: PathBuf,
     /// What it printed until it could be used.
@@ -26,7 +26,7 @@ impl Daemon {
     }
 
     /// With more configuration and environment.
-    fn with(state: &Path, config: &Value, environment: &[(&str, &str)]) -> Self {
+    pub fn with(state: &Path, config: &Value, environment: &[(&str, &str)]) -> Self {
         let mut config = config.clone();
         config["docker"] = json!({"host": format!("unix://{}/no-docker.sock", state.display())});
         std::fs::create_dir_all(state).unwrap();
@@ -58,15 +58,15 @@ impl Daemon {
     }
 
     /// `sovereign ...` on its state folder.
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         run(&self.state, arguments)
     }
 
-    fn get(&self, path: &str) -> egress::RequestBuilder {
+    pub fn get(&self, path: &str) -> egress::RequestBuilder {
         self.client.get(self.address.url(path))
     }
 
-    fn post(&self, path: &str, body: &Value) -> egress::RequestBuilder {
+    pub fn post(&self, path: &str, body: &Value) -> egress::RequestBuilder {
         self.client.post(self.address.url(path)).json(body)
     }
 

@@ -3,6 +3,7 @@
 // A test that cannot go on says so by a panic, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod bench;
 mod daemon;
 mod embeddings;

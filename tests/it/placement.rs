@@ -75,6 +75,7 @@ pub fn spec(model: &str) -> Arc<ModelSpec> {
         weights: 1,
         kv_per_token: 0,
         workspace: 0,
+        adapters: Vec::new(),
     })
 }
 

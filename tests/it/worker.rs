@@ -27,7 +27,7 @@ pub fn model(name: &str) -> PathBuf {
     file
 }
 
-fn command(file: &Path, listen: &str) -> Command {
+pub fn command(file: &Path, listen: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sovereign"));
     command.args(["worker", "--device", "cpu", "--listen", listen, "--model"]).arg(file);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -93,7 +93,7 @@ impl Worker {
         data.iter().map(|data| serde_json::from_str(data).unwrap()).collect()
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub async fn get(&self, path: &str) -> Response {
         self.client().get(self.address.url(path)).send().await.unwrap()
     }
 

@@ -65,9 +65,9 @@ impl Folder {
             let kind = float_kind(entry.dtype);
             let kind = kind.ok_or_else(|| problem(format!("is of the type {:?}: not supported", entry.dtype)))?;
             let heads = match target.rsplit('.').next() {
-                Some("attn_q") => hyper.heads as u64,
-                Some("attn_k") => hyper.kv_heads as u64,
-                _ => 1,
+                Some("attn_q") if hyper.architecture == Architecture::Llama => hyper.heads as u64,
+                Some("attn_k") if hyper.architecture == Architecture::Llama => hyper.kv_heads as u64,
+                _ => 0,
             };
             let tensor = Tensor {
                 name: format!("{target}.weight.{half}"),
@@ -77,7 +77,7 @@ impl Folder {
                 offset: entry.place.start,
                 bytes: entry.place.end - entry.place.start,
             };
-            if hyper.architecture == Architecture::Llama && half == "lora_b" && heads > 1 {
+            if half == "lora_b" && heads > 0 {
                 if !entry.shape[0].is_multiple_of(2 * heads) {
                     return Err(problem(format!("has {} rows, which are not those of {heads} heads", entry.shape[0])));
                 }

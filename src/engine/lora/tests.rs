@@ -136,6 +136,48 @@ fn folder(change: impl FnOnce(&mut Value), weights: impl FnOnce(Vec<u8>) -> Vec<
     copy
 }
 
+#[test]
+fn rows_of_llamas_queries_and_keys_are_put_in_pairs() {
+    let pair = |module: &str, outputs: usize, from: usize| {
+        let head = |half: &str, shape: [usize; 2], from: usize| {
+            let to = from + 4 * shape[0] * shape[1];
+            let name = format!("base_model.model.model.layers.0.self_attn.{module}.lora_{half}.weight");
+            (name, json!({"dtype": "F32", "shape": shape, "data_offsets": [from, to]}), to)
+        };
+        let (a, a_entry, end) = head("A", [1, 32], from);
+        let (b, b_entry, end) = head("B", [outputs, 1], end);
+        ([(a, a_entry), (b, b_entry)], end)
+    };
+    let (q, end) = pair("q_proj", 16, 0);
+    let (k, end) = pair("k_proj", 8, end);
+    let (v, end) = pair("v_proj", 8, end);
+    let header: serde_json::Map<String, Value> = q.into_iter().chain(k).chain(v).collect();
+    let header = Value::from(header).to_string();
+    let numbers =
+        [vec![0; 32], (0..16).collect(), vec![0; 32], (0..8).collect(), vec![0; 32], (0..8).collect()].concat();
+    let data: Vec<u8> = numbers.into_iter().flat_map(|number: u8| f32::from(number).to_le_bytes()).collect();
+    assert_eq!(data.len(), end);
+    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+    let set = |config: &mut Value| {
+        config["r"] = 1.into();
+        config["lora_alpha"] = 1.into();
+    };
+    let copy = folder(set, |_| weights);
+    let check = |architecture, name: &str, expected: &[usize]| {
+        // One head of keys is a head too.
+        let base = Tiny { heads: 2, kv_heads: 1, ..Tiny::new(architecture) }.gguf();
+        let lora = opened(copy.path(), &base).unwrap();
+        let (_, pair) = lora.pair(name, expected.len(), 32).unwrap().unwrap();
+        let expected: Vec<f32> = expected.iter().map(|&row| row as f32).collect();
+        assert_eq!(lora.read(pair).unwrap()[1], expected, "{architecture}, {name}");
+    };
+    let plain = [0, 1, 2, 3, 4, 5, 6, 7];
+    check("llama", "blk.0.attn_q", &[0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]);
+    check("llama", "blk.0.attn_k", &[0, 4, 1, 5, 2, 6, 3, 7]);
+    check("llama", "blk.0.attn_v", &plain);
+    check("qwen2", "blk.0.attn_k", &plain);
+}
+
 static FOLDERS_BASE: LazyLock<Gguf> = LazyLock::new(|| Gguf::open(&fixture("architectures/llama-3.gguf")).unwrap());
 
 #[test]
@@ -228,7 +270,7 @@ proptest! {
         std::fs::write(file.path(), bytes).unwrap();
         if let Ok(lora) = opened(file.path(), &FOLDERS_BASE) {
             // Numbers may be none.
-            let _ = lora.pairs.values().map(|pair| lora.read(pair).map(drop)).collect::<Result<(), _>>();
+            let _ = lora.pairs.values().try_for_each(|pair| lora.read(pair).map(drop));
         }
     }
 
@@ -240,7 +282,7 @@ proptest! {
         let (head, rest) = whole.split_at(whole.len().min(4096));
         std::fs::write(&path, [&damaged(head, &changes, cut), rest].concat()).unwrap();
         if let Ok(lora) = opened(copy.path(), &FOLDERS_BASE) {
-            let _ = lora.pairs.values().map(|pair| lora.read(pair).map(drop)).collect::<Result<(), _>>();
+            let _ = lora.pairs.values().try_for_each(|pair| lora.read(pair).map(drop));
         }
     }
 }

@@ -184,6 +184,9 @@ impl Model {
                 if hyper.architecture.is_encoder() {
                     return Err(refused());
                 }
+                if let Some(lora) = adapters.first() {
+                    return Err(lora.refuse(source::NOT_HERE));
+                }
                 let device = Cuda::new(ordinal, options.multiprocessors)?;
                 let network = Network::load(&mut Loader::new(&gguf, adapters, &device), &hyper)?.ok_or_else(refused)?;
                 Ok(Model::new(hyper, adapters, Loaded::Cuda(Box::new(On { kernels: device, network }))))

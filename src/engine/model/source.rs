@@ -81,7 +81,7 @@ pub trait Source {
 }
 
 /// Why a device takes no adapter.
-const NOT_HERE: &str = "adapters are applied on the processor only (--device cpu)";
+pub(super) const NOT_HERE: &str = "adapters are applied on the processor only (--device cpu)";
 
 /// That a tensor of these extents is not there.
 pub(super) fn missing(name: &str, dims: &[usize]) -> Error {

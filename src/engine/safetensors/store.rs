@@ -83,10 +83,10 @@ impl Folder {
         let heads = match target.rsplit('.').next() {
             Some("attn_q") if config.architecture == "llama" => config.heads,
             Some("attn_k") if config.architecture == "llama" => config.kv_heads,
-            _ => 1,
+            _ => 0,
         };
         let rows = entry.shape.first().copied().unwrap_or(1);
-        if !(rows / 2).is_multiple_of(heads) || rows % 2 != 0 && heads > 1 {
+        if heads > 0 && !rows.is_multiple_of(2 * heads) {
             return Err(problem(format!("has {rows} rows, which are not those of {heads} heads")));
         }
         let entry = &match target.as_str() {
@@ -102,11 +102,11 @@ impl Folder {
             ("weight" | "bias", Some(_)) if dims.len() == 1 => {
                 let plus = if config.architecture == "gemma3" && target.ends_with("norm") { 1.0 } else { 0.0 };
                 match heads {
-                    1 => (Recipe::Floats { of, plus }, Kind::F32),
+                    0 => (Recipe::Floats { of, plus }, Kind::F32),
                     _ => (Recipe::Interleaved { of, kind: Kind::F32, heads }, Kind::F32),
                 }
             }
-            ("weight", Some(kind)) if heads == 1 => (Recipe::Lying(of), kind),
+            ("weight", Some(kind)) if heads == 0 => (Recipe::Lying(of), kind),
             ("weight", Some(kind)) => (Recipe::Interleaved { of, kind, heads }, kind),
             ("weight", None) if entry.dtype == Dtype::F8_E4M3 => {
                 let Some(scales) = beside("weight_scale").or_else(|| beside("weight_scale_inv")) else {
@@ -286,9 +286,9 @@ fn eight(byte: u8) -> f32 {
     if byte < 128 { magnitude } else { -magnitude }
 }
 
-/// Rows of so many heads: those of a head's first and second half in turns.
+/// Rows of so many heads: those of a head's first and second half in turns. Where there are no heads they stay as they are.
 pub(in crate::engine) fn interleaved(rows: &[u8], count: u64, heads: u64) -> Vec<u8> {
-    if heads == 1 {
+    if heads == 0 {
         return rows.to_vec();
     }
     let (row, half) = (rows.len() / count as usize, (count / heads / 2) as usize);

@@ -109,6 +109,23 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
+#[test]
+fn one_head_of_keys_is_put_in_pairs_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 8,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let header =
+        r#"{"model.layers.0.self_attn.k_proj.weight": {"dtype": "F32", "shape": [4, 1], "data_offsets": [0, 16]}}"#;
+    let rows: Vec<u8> = [0.0_f32, 1.0, 2.0, 3.0].into_iter().flat_map(f32::to_le_bytes).collect();
+    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &rows].concat();
+    std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
+    let gguf = Gguf::open(folder.path()).unwrap();
+    let found = gguf.bytes(gguf.tensor("blk.0.attn_k.weight").unwrap()).into_owned();
+    let expected: Vec<u8> = [0.0_f32, 2.0, 1.0, 3.0].into_iter().flat_map(f32::to_le_bytes).collect();
+    assert_eq!(found, expected);
+}
+
 /// A folder with one of its files changed is refused, naming that.
 #[track_caller]
 fn refused(name: &str, file: &str, edit: impl Fn(Vec<u8>) -> Vec<u8>, parts: &[&str]) {

@@ -59,7 +59,7 @@ fn offer(default: &str, catalogue: &[CatalogueEntry]) -> Offer {
 async fn page(State(app): State<App>, owner: Owner) -> Response {
     let models = app.models.list();
     // What embeds does not answer.
-    let names: Vec<&str> = models.iter().filter(|spec| !spec.embeds).map(|spec| spec.name.as_str()).collect();
+    let names: Vec<&str> = models.iter().filter(|spec| !spec.embeds).flat_map(|spec| spec.names()).collect();
     let placement = app.placement.status().borrow().clone();
     let loaded: Vec<&str> = placement.tenants.iter().map(|tenant| tenant.model.as_str()).collect();
     // What requests call the default may be an alias.

@@ -303,6 +303,7 @@ mod tests {
             weights: 1,
             kv_per_token: 0,
             workspace: 0,
+            adapters: Vec::new(),
         }
     }
 

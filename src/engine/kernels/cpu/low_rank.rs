@@ -107,7 +107,7 @@ mod tests {
             let mut random = Random(seed);
             let low = LowRank { rank, a: random.floats(rank * inputs), b: random.floats(rank * outputs) };
             let (x, before) = (random.floats(count * inputs), random.floats(count * outputs));
-            let rows: Vec<usize> = (0..count).filter(|_| random.next() % 3 > 0).collect();
+            let rows: Vec<usize> = (0..count).filter(|_| !random.next().is_multiple_of(3)).collect();
             let mut expected: Vec<f64> = before.iter().map(|&x| x.into()).collect();
             for &row in &rows {
                 for r in 0..rank {

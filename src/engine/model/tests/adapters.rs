@@ -164,6 +164,15 @@ fn what_computes_the_same_has_one_root() {
 }
 
 #[test]
+fn cards_do_not_take_them() {
+    let base = base("llama-3");
+    let lora = Lora::open(&adapter("llama"), &base).unwrap();
+    let options = Options { device: Device::Cuda(0), ..Options::default() };
+    let error = Model::load_adapted(base, &[lora], options).err().unwrap().to_string();
+    assert!(error.contains("lora/llama: adapters are applied on the processor only (--device cpu)"), "{error}");
+}
+
+#[test]
 fn an_adapter_of_another_model_is_refused() {
     let check = |name: &str, model: &str, words: &str| {
         let base = base(model);
