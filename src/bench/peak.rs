@@ -17,7 +17,7 @@ pub struct Peak {
 /// The best of so many counts.
 const COUNTS: usize = 5;
 /// Instructions of each accumulator.
-const ROUNDS: usize = 1 << 20;
+const ROUNDS: usize = 1 << 23;
 
 impl Peak {
     /// What so many threads reach with the instructions that the engine takes; absent where it is not known how to count.
