@@ -14,6 +14,8 @@ const ROWS: usize = 8;
 const BLOCKS: usize = 2;
 /// Keys of so many blocks.
 const TILE: usize = BLOCKS * BLOCK;
+/// Keys that are scored while others are on their way from memory.
+const AHEAD: usize = 4;
 /// Dimensions of a head at most: a task's rows lie on its stack.
 pub const MAX_HEAD: usize = 512;
 
@@ -141,8 +143,17 @@ impl Rows {
             let blocks = || table[from / BLOCK..to.div_ceil(BLOCK)].iter().zip((0..to - from).step_by(BLOCK));
             for (&block, at) in blocks() {
                 let keys = BLOCK.min(to - from - at);
-                let rows = cache.rows(isa, Place { layer, block, head }, Half::Keys, &mut room);
-                self.score(isa, &rows[..keys * self.size], at, &mut scores);
+                let place = Place { layer, block, head };
+                let rows = cache.rows(isa, place, Half::Keys, &mut room);
+                let next = (from + at + TILE < end).then(|| table[(from + at + TILE) / BLOCK]);
+                for some in (0..keys).step_by(AHEAD).map(|first| first..keys.min(first + AHEAD)) {
+                    // A few at a time: a processor waits for no more lines than some dozens at once.
+                    cache.prefetch(place, Half::Values, some.clone());
+                    if let Some(block) = next {
+                        cache.prefetch(Place { block, ..place }, Half::Keys, some.clone());
+                    }
+                    self.score(isa, &rows[some.start * self.size..some.end * self.size], at + some.start, &mut scores);
+                }
             }
             for row in 0..self.count {
                 self.weigh_tile(isa, row, from, to, attention.softcap, &mut scores[row]);

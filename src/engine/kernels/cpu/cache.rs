@@ -2,6 +2,7 @@ use super::{CacheShape, Isa, KvKind, OutOfMemory, kv};
 use crate::engine::blocks::{BLOCK, Copy};
 use half::f16;
 use memmap2::MmapMut;
+use std::ops::Range;
 
 /// Keys and values: [blocks, layers, heads, 2, BLOCK] rows of a head's numbers. What one head looks through of a block lies
 /// together, and so does all of a block.
@@ -68,6 +69,14 @@ impl Cache {
         room
     }
 
+    /// Has some of a head's keys or values of a block brought into the processor's cache.
+    pub fn prefetch(&self, place: Place, half: Half, positions: Range<usize>) {
+        let row = self.row_bytes();
+        let at = self.at(place, half);
+        let bytes = &self.memory[at + positions.start * row..at + positions.end * row];
+        bytes.chunks(LINE).for_each(|line| prefetch(line.as_ptr()));
+    }
+
     /// Puts the key or value `x` [size] of a head at a position of a block.
     pub fn put(&mut self, isa: Isa, place: Place, half: Half, position: usize, x: &[f32]) {
         let row = self.row_bytes();
@@ -116,6 +125,23 @@ impl Cache {
     fn at(&self, Place { layer, block, head }: Place, half: Half) -> usize {
         let CacheShape { layers, heads, .. } = self.shape;
         (((block as usize * layers + layer) * heads + head) * 2 + half as usize) * BLOCK * self.row_bytes()
+    }
+}
+
+/// Bytes that the processor fetches together.
+const LINE: usize = 64;
+
+/// Has the line at an address brought into the cache.
+fn prefetch(_at: *const u8) {
+    // SAFETY: nothing is read; any address will do. All such processors have the instruction.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(_at.cast());
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) _at, options(nostack, preserves_flags, readonly));
     }
 }
 
