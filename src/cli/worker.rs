@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// The exit code for a model file that cannot be served: another start would end the same way.
 const BAD_MODEL: u8 = 2;
 
+/// The exit code for a card that failed while it computed: another start on it may end the same way.
+const CARD_FAILED: u8 = 3;
+
 /// How long the end may take: a pass that runs, and writing what is kept. A disk that hangs must not hold the memory.
 const PARTING: Duration = Duration::from_secs(4);
 
@@ -124,8 +127,13 @@ impl Worker {
         }
         let mut stdout = io::stdout();
         writeln!(stdout, "ready {address}").and_then(|()| stdout.flush()).context("cannot say that it is ready")?;
-        worker.serve(listener, stop).await?;
-        Ok(ExitCode::SUCCESS)
+        match worker.serve(listener, stop).await {
+            Err(error) if worker::card_failed() => {
+                eprintln!("sovereign: {error}; the kernel's log tells more (dmesg | grep -i nvrm)");
+                Ok(ExitCode::from(CARD_FAILED))
+            }
+            served => Ok(served.map(|()| ExitCode::SUCCESS)?),
+        }
     }
 
     fn options(&self) -> Options {

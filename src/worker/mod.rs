@@ -16,6 +16,7 @@ mod tie;
 mod tokens;
 
 pub use crate::engine::kernels::KvKind;
+pub use crate::engine::kernels::cuda::failed as card_failed;
 pub use crate::engine::model::Device;
 pub use crate::engine::prefix_cache::Settings as Prefixes;
 pub use listen::Listener;
@@ -214,7 +215,10 @@ impl Worker {
             Arc::new(Face { base, adapters, created, duty, tokenizer, longest_token, template, grammars, metrics });
         tokio::select! {
             served = listener.serve(face::router(face.clone())) => served,
-            () = ended.cancelled() => Err(io::Error::other("the engine died of a defect")),
+            () = ended.cancelled() => {
+                let cause = if card_failed() { "the card failed" } else { "the engine died of a defect" };
+                Err(io::Error::other(cause))
+            }
             () = stop.cancelled() => {
                 if let Duty::Answers(engine) = &face.duty {
                     engine.end();

@@ -5,8 +5,17 @@ use super::images;
 use crate::engine::kernels::OutOfMemory;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whether a card failed that this process computes on.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a card failed that this process computed on: it fell off the bus, found its memory damaged, or a kernel went
+/// astray. Nothing can be computed on it any more before the process has ended.
+pub fn failed() -> bool {
+    FAILED.load(Ordering::Relaxed)
+}
 
 /// What a card is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,13 +157,17 @@ impl Device {
         self.freed.load(Ordering::Relaxed)
     }
 
-    /// A card that fails has lost its context and all memory: nothing can go on.
+    /// A card that fails has lost its context and all memory: nothing can go on. What is noticed of it while all is given
+    /// up already has nobody to tell.
     ///
     /// # Panics
     /// When the status isn't success.
     #[track_caller]
     pub(super) fn must(&self, status: c_int, what: impl FnOnce() -> String) {
-        if let Err(error) = self.driver.check(status, what) {
+        if let Err(error) = self.driver.check(status, what)
+            && !std::thread::panicking()
+        {
+            FAILED.store(true, Ordering::Relaxed);
             panic!("cuda:{} ({}): {error}", self.ordinal, self.info.name);
         }
     }

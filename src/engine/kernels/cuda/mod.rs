@@ -28,7 +28,7 @@ pub(in crate::engine) mod tests;
 
 pub use buffer::Buffer;
 pub use cache::Cache;
-pub use device::{Device, Info};
+pub use device::{Device, Info, failed};
 pub use driver::Error;
 pub use matrix::Matrix;
 pub use upload::Landed;

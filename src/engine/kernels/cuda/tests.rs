@@ -39,6 +39,16 @@ fn opened(once: &'static OnceLock<Option<Cuda>>, multiprocessors: Option<usize>)
     once.get_or_init(open).as_ref()
 }
 
+#[test]
+fn a_card_that_fails_is_remembered() {
+    let Some(cuda) = cuda() else { return };
+    // What a kernel that goes astray leaves behind.
+    let astray = || cuda.device().must(700, || "computing".into());
+    let error = std::panic::catch_unwind(std::panic::AssertUnwindSafe(astray)).unwrap_err();
+    let text = error.downcast_ref::<String>().unwrap();
+    assert!(text.contains("CUDA_ERROR_ILLEGAL_ADDRESS") && failed(), "{text}");
+}
+
 fn plain() -> Cpu {
     Cpu::with_isa(2, Isa::Scalar)
 }
