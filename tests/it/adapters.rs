@@ -60,7 +60,7 @@ fn text(answer: &Value) -> &str {
 #[tokio::test]
 async fn a_worker_answers_with_the_adapter_that_is_asked_for() {
     let files = Files::new();
-    let adapters = ["--slots", "4", "--lora", &files.named("seven"), "--lora", &files.named("nine")];
+    let adapters = ["--slots", "6", "--lora", &files.named("seven"), "--lora", &files.named("nine")];
     let worker = Worker::start(&files.path("tiny.gguf"), &adapters);
     let plain = Worker::start(&files.path("tiny.gguf"), &[]);
     let complete = async |model, prompt| worker.ask("/v1/completions", ask(model, prompt)).await;
