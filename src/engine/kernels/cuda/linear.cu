@@ -54,11 +54,12 @@ DEVICE int over(int n, float by) { return (int)((n + 0.5f) * by); }
 // A range's activations in shared memory.
 // - of floats: rows of halves, each 64 bytes further in its banks than the one before; the sums of groups likewise; scales
 //   in fours. Row r is column 2r of the products: a lane has one row's, and leaves the odd columns alone
-// - of halves: as `Activations` has them, but chunk by chunk
+// - of halves: as `Activations` has them
 template <int N, bool FLOATS>
 struct Columns {
     const u8 *x, *sums;   // a lane's part of the first chunk
     const float* scales;  // of row t of floats, of rows 2t and 2t + 1 of halves
+    int tiles;
 
     static __device__ __forceinline__ int row_bytes(int tiles) { return tiles * 512 + 64; }
     static __device__ __forceinline__ int sum_bytes(int tiles) { return tiles * 32 + 32; }
@@ -68,6 +69,7 @@ struct Columns {
     }
 
     __device__ __forceinline__ void look(const u8* base, int rows, int tiles) {
+        this->tiles = tiles;
         const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         if constexpr (FLOATS) {
             // What columns of rows that aren't there give is never looked at.
@@ -82,46 +84,43 @@ struct Columns {
         }
     }
     __device__ __forceinline__ uint4 at(int chunk, int n, int i) const {
-        return *(const uint4*)(FLOATS ? x + chunk * 512 + i * 64 : x + (chunk * N + n) * 4096 + i * 512);
+        return *(const uint4*)(FLOATS ? x + chunk * 512 + i * 64 : x + (n * tiles + chunk) * 4096 + i * 512);
     }
     // Of groups 2t and 2t + 1 of row g, and what those lost.
     __device__ __forceinline__ uint2 sum(int chunk, int n) const {
-        return *(const uint2*)(sums + (FLOATS ? chunk * 32 : (chunk * N + n) * 256));
+        return *(const uint2*)(sums + (FLOATS ? chunk * 32 : (n * tiles + chunk) * 256));
     }
     __device__ __forceinline__ float2 scale(int chunk, int n) const {
         if (FLOATS) return make_float2(scales[chunk * 4], 0);
-        return *(const float2*)(scales + (chunk * N + n) * 8);
+        return *(const float2*)(scales + (n * tiles + chunk) * 8);
     }
 
     // All threads have halves put there.
     static __device__ __forceinline__ void put(u8* base, const Activations& from, int first, int tiles, u32 barrier) {
         const size_t cells = from.cells();
 #if __CUDA_ARCH__ >= 900
-        if (threadIdx.x < 32) {
+        if (threadIdx.x == 0) {
             const u32 to = (u32)__cvta_generic_to_shared(base);
-            if (threadIdx.x == 0) barrier_expect(barrier, tiles * N * (4096 + 256 + 32));
-            __syncwarp();
+            barrier_expect(barrier, tiles * N * (4096 + 256 + 32));
 #pragma unroll 1
-            for (int i = threadIdx.x; i < tiles * N; i += 32) {
-                const size_t cell = ((size_t)(i % N) * from.chunks + first + i / N) * 8;
-                bulk_copy(to + i * 4096, from.base + cell * 512, 4096, barrier);
-                bulk_copy(to + tiles * N * 4096 + i * 256, from.base + cells * 512 + cell * 32, 256, barrier);
-                bulk_copy(to + tiles * N * (4096 + 256) + i * 32, from.base + cells * 544 + cell * 4, 32, barrier);
+            for (int n = 0; n < N; n++) {
+                const size_t cell = ((size_t)n * from.chunks + first) * 8;
+                bulk_copy(to + n * tiles * 4096, from.base + cell * 512, tiles * 4096, barrier);
+                bulk_copy(to + (N * 4096 + n * 256) * tiles, from.base + cells * 512 + cell * 32, tiles * 256, barrier);
+                bulk_copy(to + (N * (4096 + 256) + n * 32) * tiles, from.base + cells * 544 + cell * 4, tiles * 32, barrier);
             }
         }
         barrier_wait(barrier, 0);
 #else
+        for (int n = 0; n < N; n++) {
+            const size_t cell = ((size_t)n * from.chunks + first) * 8;
+            auto copy = [&](size_t to, size_t at, int bytes) {
 #pragma unroll 4
-        for (int i = threadIdx.x; i < tiles * N * 256; i += blockDim.x) {
-            const int at = i / 256;
-            ((uint4*)base)[i] = *(const uint4*)(from.base + ((size_t)(at % N) * from.chunks + first + at / N) * 4096 + i % 256 * 16);
-        }
-        for (int i = threadIdx.x; i < tiles * N * 18; i += blockDim.x) {
-            const int at = i / 18, k = i % 18;
-            const size_t cell = ((size_t)(at % N) * from.chunks + first + at / N) * 8;
-            u8* to = base + tiles * N * 4096;
-            if (k < 16) *(uint4*)(to + at * 256 + k * 16) = *(const uint4*)(from.base + cells * 512 + cell * 32 + k * 16);
-            else *(uint4*)(to + tiles * N * 256 + at * 32 + k % 2 * 16) = *(const uint4*)(from.base + cells * 544 + cell * 4 + k % 2 * 16);
+                for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16) *(uint4*)(base + to + i) = *(const uint4*)(from.base + at + i);
+            };
+            copy(n * tiles * 4096, cell * 512, tiles * 4096);
+            copy((N * 4096 + n * 256) * tiles, cells * 512 + cell * 32, tiles * 256);
+            copy((N * (4096 + 256) + n * 32) * tiles, cells * 544 + cell * 4, tiles * 32);
         }
         __syncthreads();
 #endif

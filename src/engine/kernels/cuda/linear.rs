@@ -214,7 +214,11 @@ impl Cuda {
     fn halves(&self, x: &Buffer, shape: Shape) -> Activations {
         x.halves(&self.device, shape, |x, halves| {
             let (rows, width) = (shape.rows, shape.width);
-            let (grid, threads, even) = ([rows, 1, 1], threads_of(width), i32::from(shape.even));
+            let (grid, threads) = match shape.even {
+                true => ([rows, 1, 1], threads_of(width)),
+                false => ([shape.chunks().div_ceil(4), rows, 1], 128),
+            };
+            let even = i32::from(shape.even);
             // SAFETY: convert(x, width, halves, even)
             unsafe { launch!(self.device, c"convert", grid, threads, 0, x, width as i32, halves, even) };
         })

@@ -39,12 +39,20 @@ DEVICE void write_row(const Activations& out, int row, bool even, float* shared,
     }
 }
 
+// With `even` a block has a row, else (blockIdx.y is the row) a few chunks.
 KERNEL convert(const float* x, int width, const __grid_constant__ Activations halves, int even) {
     __shared__ float shared[33];
     release();
     depend();
-    const float* row = x + (size_t)blockIdx.x * width;
-    write_row(halves, blockIdx.x, even, shared, [&](int k, float (&v)[8], bool) { load8(row, k, width, v); });
+    if (even) {
+        const float* row = x + (size_t)blockIdx.x * width;
+        return write_row(halves, blockIdx.x, true, shared, [&](int k, float (&v)[8], bool) { load8(row, k, width, v); });
+    }
+    const int chunk = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (chunk >= halves.chunks) return;
+    float v[8];
+    load8(x + (size_t)blockIdx.y * width, chunk * 256 + threadIdx.x % 32 * 8, width, v);
+    write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most(v))));
 }
 
 // out[row] = x[row] / rms(x[row]) * weight, as floats and as halves.
@@ -54,15 +62,24 @@ KERNEL norm_rows(const float* x, const float* weight, float eps, int width, floa
     depend();
     const float* row = x + (size_t)blockIdx.x * width;
     float* to = out + (size_t)blockIdx.x * width;
-    float v[8], w[8], sum = 0;
-    for (int k = threadIdx.x * 8; k < width; k += blockDim.x * 8) {
+    // A thread's first numbers stay with it: most often there are no others.
+    float v[8], w[8], kept[8], sum = 0;
+    load8(row, threadIdx.x * 8, width, kept);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += kept[i] * kept[i];
+    for (int k = (threadIdx.x + blockDim.x) * 8; k < width; k += blockDim.x * 8) {
         load8(row, k, width, v);
 #pragma unroll
         for (int i = 0; i < 8; i++) sum += v[i] * v[i];
     }
     const float by = rsqrtf(block_reduce<false>(sum, shared) / width + eps);
     write_row(halves, blockIdx.x, even, shared, [&](int k, float (&v)[8], bool last) {
-        load8(row, k, width, v);
+        if (k == threadIdx.x * 8) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = kept[i];
+        } else {
+            load8(row, k, width, v);
+        }
         load8(weight, k, width, w);
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] *= by * w[i];
