@@ -45,8 +45,14 @@ impl Life {
     pub async fn live(mut self) {
         let instance = self.instance;
         let failed = |reason: String| Message::Event(Event::Failed { instance, reason });
+        let messages = self.messages.clone();
+        let told = move |who| {
+            if let Some(messages) = messages.upgrade() {
+                let _ = messages.send(Message::Attributed { instance, who });
+            }
+        };
         let started = tokio::select! {
-            started = self.tenant.start(&self.grant, &self.stop) => started,
+            started = self.tenant.start(&self.grant, &self.stop, &told) => started,
             () = self.kill.cancelled() => Err(StartError::Stopped),
             () = tokio::time::sleep(START_WITHIN) => {
                 Err(StartError::Failed(format!("it was not ready within {} s", START_WITHIN.as_secs())))

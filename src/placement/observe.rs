@@ -158,7 +158,7 @@ impl Observation {
     pub(super) fn seen<'a>(
         &self,
         begun: Instant,
-        who: impl Iterator<Item = (InstanceId, &'a Attribution)> + Clone,
+        who: impl Iterator<Item = (InstanceId, Option<&'a Attribution>)> + Clone,
     ) -> Observed {
         let seen = |card: &CardUse| {
             let mut measured = BTreeMap::new();
@@ -167,7 +167,8 @@ impl Observation {
                 if card.holders.is_empty() {
                     continue;
                 }
-                let mine = card.holders.iter().filter(|holder| holder.is(who));
+                // One that has no process yet holds nothing: its grant must not hide what others hold.
+                let mine = card.holders.iter().filter(|holder| who.is_some_and(|who| holder.is(who)));
                 let bytes: Vec<Option<u64>> = mine.map(|holder| holder.bytes).collect();
                 // One whose bytes the driver hides makes the sum unknown; one that is not there holds nothing.
                 if let Some(bytes) = bytes.into_iter().sum::<Option<u64>>() {
@@ -261,9 +262,10 @@ mod tests {
         let reading = Reading { at: begun + Duration::from_secs(3), cards: vec![card, silent] };
         let container = Attribution::Container("vllm".into());
         let who = [Attribution::Process(7), Attribution::Process(9), Attribution::Process(10), container];
-        let who = who.iter().enumerate().map(|(at, who)| (at as InstanceId, who));
+        let who = who.iter().enumerate().map(|(at, who)| (at as InstanceId, Some(who)));
+        let who = who.chain([(9, None)]);
         let observed = Observation::of(5, 10, &reading).seen(begun, who);
-        let seen = Seen { budget: 90, used: Some(60), measured: BTreeMap::from([(0, 20), (2, 0), (3, 15)]) };
+        let seen = Seen { budget: 90, used: Some(60), measured: BTreeMap::from([(0, 20), (2, 0), (3, 15), (9, 0)]) };
         assert_eq!((observed.taken, observed.ram), (Duration::from_secs(3), 5));
         assert_eq!(observed.cards, BTreeMap::from([("GPU-1".into(), seen)]));
     }

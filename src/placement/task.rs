@@ -32,6 +32,8 @@ const SWAPS: usize = 20;
 pub enum Message {
     /// A caller wants a lease.
     Acquire { id: RequestId, spec: Arc<ModelSpec>, reply: oneshot::Sender<Result<Lease, Refusal>> },
+    /// Whose memory an instance's is.
+    Attributed { instance: InstanceId, who: Attribution },
     /// A start succeeded.
     Loaded { instance: InstanceId, who: Attribution, endpoint: Endpoint, exits: ExitWatch },
     /// A model is to be unloaded; `gone` is dropped when it is.
@@ -148,7 +150,7 @@ impl Task {
     /// Tells the planner what there is now.
     fn observe(&mut self) {
         let seen = self.sight.latest();
-        let who = self.instances.iter().filter_map(|(id, known)| Some((*id, known.who.as_ref()?)));
+        let who = self.instances.iter().map(|(id, known)| (*id, known.who.as_ref()));
         let observed = seen.seen(self.clock.begun, who);
         self.event(Event::Observed(observed));
         for (id, entry) in &self.plan.ledger().entries {
@@ -171,6 +173,11 @@ impl Task {
                 self.tenants.insert(want.model.clone(), tenant);
                 self.callers.insert(id, reply);
                 self.event(Event::Request { id, want });
+            }
+            Message::Attributed { instance, who } => {
+                if let Some(known) = self.instances.get_mut(&instance) {
+                    known.who = Some(who);
+                }
             }
             Message::Loaded { instance, who, endpoint, exits } => {
                 if let Some(known) = self.instances.get_mut(&instance) {

@@ -94,14 +94,20 @@ impl Tenant {
     }
 
     /// Starts it once, within `grant`. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
-    /// been started is gone when this returns an error.
+    /// been started is gone when this returns an error. Whose memory it will be is `told` as soon as that is known: what it
+    /// takes while it starts is not to be taken for somebody else's.
     ///
     /// # Errors
     /// Why it does not run, in words that name the cause.
-    pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
+    pub async fn start(
+        &self,
+        grant: &Grant,
+        stop: &CancellationToken,
+        told: &(dyn Fn(Attribution) + Send + Sync),
+    ) -> Result<Running, StartError> {
         match self {
-            Self::Native(worker) => worker.start(grant, stop).await,
-            Self::Fake(double) => double.start(grant, stop).await,
+            Self::Native(worker) => worker.start(grant, stop, told).await,
+            Self::Fake(double) => double.start(grant, stop, told).await,
         }
     }
 }

@@ -111,7 +111,12 @@ impl Worker {
     ///
     /// # Errors
     /// What the worker said last.
-    pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
+    pub async fn start(
+        &self,
+        grant: &Grant,
+        stop: &CancellationToken,
+        told: &(dyn Fn(Attribution) + Send + Sync),
+    ) -> Result<Running, StartError> {
         let failed = |what: &str, error: io::Error| StartError::Failed(format!("{what}: {error}"));
         let run_dir = &self.native.run_dir;
         std::fs::create_dir_all(run_dir)
@@ -124,6 +129,7 @@ impl Worker {
         let (Some(stdout), Some(stderr), Some(pid)) = (child.stdout.take(), child.stderr.take(), child.id()) else {
             return Err(StartError::Failed("cannot start a worker: it has no pipes".into()));
         };
+        told(Attribution::Process(pid));
         let (exit, mut exits) = ExitWatch::channel();
         let (asked, killed) = (CancellationToken::new(), CancellationToken::new());
         // A start that is dropped half-way leaves nothing behind.
@@ -297,7 +303,7 @@ mod tests {
     }
 
     async fn start(worker: &Worker) -> Result<Running, StartError> {
-        worker.start(&grant(), &CancellationToken::new()).await
+        worker.start(&grant(), &CancellationToken::new(), &|_| ()).await
     }
 
     fn grant() -> Grant {
@@ -352,7 +358,7 @@ mod tests {
         let stop = CancellationToken::new();
         let worker = worker(dir.path(), "hangs");
         let grant = grant();
-        let (result, ()) = tokio::join!(worker.start(&grant, &stop), async { stop.cancel() });
+        let (result, ()) = tokio::join!(worker.start(&grant, &stop, &|_| ()), async { stop.cancel() });
         assert_eq!(result.unwrap_err(), StartError::Stopped);
     }
 

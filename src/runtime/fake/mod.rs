@@ -135,11 +135,17 @@ impl Double {
     ///
     /// # Errors
     /// What the script says, that a card has too little memory, or that no port is left.
-    pub async fn start(&self, grant: &Grant, stop: &CancellationToken) -> Result<Running, StartError> {
+    pub async fn start(
+        &self,
+        grant: &Grant,
+        stop: &CancellationToken,
+        told: &(dyn Fn(Attribution) + Send + Sync),
+    ) -> Result<Running, StartError> {
         let script = self.script();
         let model = self.spec.name.clone();
         let variant = &grant.variant;
         let held = Arc::new(Held::new(&self.fake, &model, variant.claim.ram, script.lingers, &variant.setting));
+        told(Attribution::Process(held.pid()));
         let loading = async {
             if script.hangs_loading {
                 std::future::pending::<()>().await;

@@ -102,12 +102,13 @@ async fn conversations_share_a_small_cache() {
     let arguments = ["--slots", "4", "--ctx", "256", "--kv-tokens", "384"];
     let worker = Worker::start(&model("gemma-3-270m"), &arguments);
     assert_eq!(worker.metric("sovereign_worker_kv_tokens_capacity").await, 384.0);
-    let body = json!({"max_tokens": 150, "logit_bias": {"1": -100, "106": -100}});
+    // Any two that meet, however late the machine lets them, need more than there is.
+    let body = json!({"max_tokens": 200, "logit_bias": {"1": -100, "106": -100}});
     let prompts = [PROMPT, "One, two, three,", "Once upon a time", "def main():"];
     let together = futures_util::future::join_all(prompts.map(|prompt| worker.complete(prompt, body.clone()))).await;
     assert!(worker.metric("sovereign_worker_preempted_total").await > 0.0);
     for (prompt, answer) in prompts.iter().zip(together) {
-        assert_eq!(answer["usage"]["completion_tokens"], 150);
+        assert_eq!(answer["usage"]["completion_tokens"], 200);
         assert_eq!(text(&worker.complete(prompt, body.clone()).await), text(&answer));
     }
 }
