@@ -81,9 +81,11 @@ impl Room {
         for_vectors: bool,
     ) -> Option<Vec<(InstanceId, Way)>> {
         let mut total = soon.clone();
+        // Who rests takes host memory for what it gives back of a card; that must be there too.
+        let most = budget.ram.max(soon.ram);
         let fits = |total: &Claim| match need.is_nothing() {
             true => total.fits(budget),
-            false => need.fits_beside(total, budget),
+            false => total.ram <= most && need.fits_beside(total, budget),
         };
         if fits(&total) {
             return Some(Vec::new());

@@ -94,6 +94,7 @@ impl Plan {
     pub(super) fn expire(&mut self, pass: &mut Pass, effects: &mut Vec<Effect>) {
         let resting = self.ledger.entries.values().filter(|entry| is_resting(entry)).map(|entry| entry.soon().ram);
         let mut for_rests = self.limits.parked_memory.saturating_sub(resting.sum());
+        let mut spare = self.ledger.ram.saturating_sub(pass.soon.ram.max(self.ledger.soon().ram));
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
             let keeps = match entry.state {
                 State::Resting(_) => self.limits.park_for,
@@ -107,11 +108,15 @@ impl Plan {
                 continue;
             }
             // The deepest rest: nobody is expected soon.
-            let rest = entry.variant().rests.iter().rev().find(|rest| rest.residue.ram <= for_rests);
+            let holds = entry.held().ram;
+            let more = |ram: u64| ram.saturating_sub(holds);
+            let fits = |ram: u64| ram <= for_rests && more(ram) <= spare;
+            let rest = entry.variant().rests.iter().rev().find(|rest| fits(rest.residue.ram));
             match rest.map(|rest| rest.rung).filter(|_| !entry.retired && entry.state == State::Ready) {
                 Some(rung) => {
                     entry.enter(State::Settling(rung), pass.now);
-                    for_rests = for_rests.saturating_sub(entry.soon().ram);
+                    let ram = entry.soon().ram;
+                    (for_rests, spare) = (for_rests.saturating_sub(ram), spare.saturating_sub(more(ram)));
                     effects.push(Effect::Rest { instance: *id, rung });
                 }
                 None => {

@@ -4,7 +4,7 @@
 use super::*;
 use crate::placement::ledger::{Excess, Step};
 use crate::placement::record::Cause;
-use crate::runtime::Rung;
+use crate::runtime::{Rest, Rung};
 
 impl Plan {
     /// Stops what ran on a card that is lost.
@@ -108,13 +108,15 @@ impl Plan {
 
     /// The next rung for one that holds more than it may.
     fn step_down(&mut self, id: InstanceId, pass: &mut Pass, effects: &mut Vec<Effect>) {
+        let spare = self.ledger.ram.saturating_sub(self.ledger.soon().ram);
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
         let Some((measured, granted)) = beyond(entry, self.limits.tolerance) else { return };
         let next = entry.excess.as_ref().and_then(|excess| excess.step).map_or(0, |step| step.rung + 1);
         let can = |rung: &Rung| match rung {
             Rung::Sleep | Rung::Park => {
-                let can = entry.variant().rests.iter().any(|rest| rest.rung == *rung);
-                can && entry.state == State::Ready && entry.leases == 0
+                let more = |residue: u64| residue.saturating_sub(entry.held().ram);
+                let can = |rest: &Rest| rest.rung == *rung && more(rest.residue.ram) <= spare;
+                entry.variant().rests.iter().any(can) && entry.state == State::Ready && entry.leases == 0
             }
             Rung::Shrink | Rung::Free => entry.state == State::Ready,
             Rung::Stop | Rung::Kill => true,
