@@ -5,12 +5,15 @@
 //! The batcher knows neither threads nor clocks: its owner calls [`Batcher::step`] and brings the model. Where the cache has
 //! no room for all, who came last makes it, and goes on later.
 
+mod plan;
+
 use super::blocks::{BLOCK, Blocks};
 use super::draft::Wanted;
 use super::model::{Batch, Logits};
 use super::prefix_cache::Restored;
 use super::sequence::{Sequence, Sink, Vocabulary};
-use super::speculation::{Odds, Speculation};
+use super::speculation::{MOST, Odds, Speculation};
+use plan::Part;
 use std::collections::VecDeque;
 use std::fmt::Display;
 
@@ -57,6 +60,9 @@ pub struct Batcher<S> {
     starts: u64,
     /// Whether what was said before is looked through for guesses.
     looks_back: bool,
+    /// The next pass, and who takes part in it; kept for their memory.
+    batch: Batch,
+    parts: Vec<Part>,
 }
 
 /// What a pass may take.
@@ -121,7 +127,8 @@ impl<S: Sink> Batcher<S> {
     /// Nothing to do yet, over a cache of this many slots.
     pub fn new(slots: usize) -> Self {
         let running = std::iter::repeat_with(|| None).take(slots).collect();
-        Self { waiting: VecDeque::new(), running, starts: 0, looks_back: true }
+        let (batch, parts) = (Batch::new(), Vec::new());
+        Self { waiting: VecDeque::new(), running, starts: 0, looks_back: true, batch, parts }
     }
 
     /// The same, whose guesses come from a smaller model alone.
@@ -161,22 +168,29 @@ impl<S: Sink> Batcher<S> {
     ) -> Step {
         self.let_go(runner.blocks());
         self.start_waiting(runner);
-        let (batch, mut step) = self.plan(allow, runner);
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut step = self.plan(allow, runner, &mut batch);
         if batch.is_empty() {
-            let restoring = self.by_age().into_iter().find(|&slot| self.is_restoring(slot));
+            let restoring = self.parts.iter().map(|part| part.slot).find(|&slot| self.is_restoring(slot));
             step.restored += restoring.map_or(0, |slot| self.restore(slot, runner, true));
-            return step;
+        } else {
+            self.pass(&batch, vocabulary, runner, &mut step);
         }
+        self.batch = batch;
+        step
+    }
+
+    /// Runs the pass that was planned.
+    fn pass(&mut self, batch: &Batch, vocabulary: &impl Vocabulary, runner: &mut impl Runner, step: &mut Step) {
         let of_prompt = |slot: usize, position: usize| {
             self.running[slot].as_ref().is_some_and(|running| position < running.sequence.prompt_tokens())
         };
         step.prompt = batch.entries().iter().filter(|entry| of_prompt(entry.slot, entry.position)).count();
-        match runner.forward(&batch) {
-            Ok(logits) => self.advance(&batch, &logits, vocabulary, runner.blocks(), &mut step),
+        match runner.forward(batch) {
+            Ok(logits) => self.advance(batch, &logits, vocabulary, runner.blocks(), step),
             Err(error) => self.fail(&error.to_string()),
         }
         self.release_ended(runner.blocks());
-        step
     }
 
     fn let_go(&mut self, blocks: &mut Blocks) {
@@ -199,12 +213,13 @@ impl<S: Sink> Batcher<S> {
             let Ok(reused) = runner.blocks().begin(slot, sequence.root(), sequence.tokens()) else { return };
             let Some(sequence) = self.waiting.pop_front() else { return };
             let restoring = runner.seek(slot, sequence.tokens());
+            let longest = if self.looks_back { sequence.tokens().len() + sequence.tokens_left() } else { 0 };
             self.starts += 1;
             self.running[slot] = Some(Running {
                 sequence,
-                speculation: Speculation::default(),
+                speculation: Speculation::new(longest),
                 drafts: Odds::default(),
-                guesses: Vec::new(),
+                guesses: Vec::with_capacity(MOST),
                 drafted: false,
                 started: self.starts,
                 restoring,
@@ -213,122 +228,9 @@ impl<S: Sink> Batcher<S> {
         }
     }
 
-    /// The next pass, and what it is about.
-    fn plan(&mut self, allow: impl FnOnce(usize) -> Allowance, runner: &mut impl Runner) -> (Batch, Step) {
-        let slots = self.by_age();
-        let (mut pending, mut restored) = (Vec::new(), 0);
-        for (at, &slot) in slots.iter().enumerate() {
-            let mut found = runner.blocks().adopt(slot, self.tokens(slot));
-            let mut waits = self.waits(slot, &slots[..at], runner.blocks());
-            if !waits {
-                restored += self.restore(slot, runner, false);
-                waits = self.is_restoring(slot);
-            }
-            let blocks = runner.blocks();
-            if !waits {
-                found += blocks.adopt_part(slot, self.tokens(slot));
-            }
-            self.found(slot, found);
-            pending.push(if waits { 0 } else { self.tokens(slot).len() - blocks.len(slot) });
-        }
-        let goes_on = |(&slot, &pending): (&usize, &usize)| pending == 1 && self.has_begun(slot);
-        let goes_on: Vec<bool> = slots.iter().zip(&pending).map(goes_on).collect();
-        let answers = goes_on.iter().filter(|&&goes_on| goes_on).count();
-        let Allowance { tokens, guess_cost } = allow(answers);
-        let prompts: Vec<usize> =
-            pending.iter().zip(&goes_on).map(|(&n, &goes_on)| if goes_on { 0 } else { n }).collect();
-        // Where nothing goes on something must: else nothing ever would.
-        let left = tokens.saturating_sub(answers).max(usize::from(answers == 0));
-        let shares = shares(&prompts, left);
-        // Beside prompts nothing is guessed: there is no time to spare.
-        let guess_cost = guess_cost.filter(|_| prompts.iter().all(|&pending| pending == 0));
-
-        let drafted = self.guess(&slots, &goes_on, &shares, guess_cost, runner);
-        let blocks = runner.blocks();
-        let (mut batch, mut step) = (Batch::default(), Step { answers, restored, drafted, ..Step::default() });
-        for ((&slot, share), goes_on) in slots.iter().zip(shares).zip(goes_on) {
-            let (cached, share) = (blocks.len(slot), if goes_on { 1 } else { share });
-            // Older ones have their room already, so that in the end there is somebody who makes it.
-            while self.running[slot].is_some() && blocks.reserve(slot, cached + share).is_err() {
-                self.preempt(blocks);
-                step.preempted += 1;
-            }
-            let Some(running) = &mut self.running[slot] else { continue };
-            let tokens = running.sequence.tokens();
-            for position in (cached..tokens.len()).take(share) {
-                batch.push(tokens[position], slot, position, position + 1 == tokens.len());
-            }
-            // Nobody makes room for a guess.
-            if blocks.reserve(slot, tokens.len() + running.guesses.len()).is_err() {
-                running.guesses.clear();
-            }
-            let guesses = (tokens.len()..).zip(&running.guesses);
-            guesses.for_each(|(position, &guess)| batch.push(guess, slot, position, true));
-            step.guessed += running.guesses.len();
-        }
-        step.computed = batch.len();
-        (batch, step)
-    }
-
-    /// Guesses for answers that go on. A model that guesses reads what is read of prompts. Whether it was asked.
-    fn guess(
-        &mut self,
-        slots: &[usize],
-        goes_on: &[bool],
-        shares: &[usize],
-        cost: Option<f64>,
-        runner: &mut impl Runner,
-    ) -> bool {
-        let (drafts, mut wanted) = (runner.drafts(), Vec::new());
-        for (running, slot) in self.running.iter_mut().zip(0..) {
-            let (Some(running), Some(at)) = (running, slots.iter().position(|&other| other == slot)) else { continue };
-            let Running { sequence, speculation, drafts: odds, guesses, drafted, .. } = running;
-            *drafted = false;
-            guesses.clear();
-            let tokens = sequence.tokens();
-            match cost.filter(|_| goes_on[at]) {
-                Some(cost) => {
-                    let most = sequence.tokens_left().saturating_sub(1);
-                    if self.looks_back {
-                        *guesses = speculation.guess(tokens, most, cost);
-                    }
-                    let most = if drafts && guesses.is_empty() { most.min(odds.worth(cost)) } else { 0 };
-                    if most > 0 {
-                        *drafted = true;
-                        wanted.push(Wanted { slot, tokens, most, cost, guesses: std::mem::take(guesses) });
-                    }
-                }
-                None if drafts && shares[at] > 0 => {
-                    let tokens = &tokens[..tokens.len().min(runner.blocks().len(slot) + shares[at])];
-                    wanted.push(Wanted { slot, tokens, most: 0, cost: 1.0, guesses: std::mem::take(guesses) });
-                }
-                None => {}
-            }
-        }
-        if wanted.is_empty() {
-            return false;
-        }
-        runner.draft(&mut wanted);
-        let guessed: Vec<(usize, Vec<u32>)> = wanted.into_iter().map(|wanted| (wanted.slot, wanted.guesses)).collect();
-        for (slot, guesses) in guessed {
-            if let Some(running) = &mut self.running[slot] {
-                running.guesses = guesses;
-            }
-        }
-        true
-    }
-
     /// Whether a slot's answer has begun.
     fn has_begun(&self, slot: usize) -> bool {
         self.running[slot].as_ref().is_some_and(|running| running.sequence.has_begun())
-    }
-
-    /// Slots where something runs, who came first first.
-    fn by_age(&self) -> Vec<usize> {
-        let started = |slot: usize| self.running[slot].as_ref().map(|running| running.started);
-        let mut slots: Vec<usize> = (0..self.running.len()).filter(|&slot| started(slot).is_some()).collect();
-        slots.sort_by_key(|&slot| started(slot));
-        slots
     }
 
     fn is_restoring(&self, slot: usize) -> bool {
@@ -355,21 +257,23 @@ impl<S: Sink> Batcher<S> {
     }
 
     /// Whether one of the `older` is about to compute the very block that a slot needs next, which it can share then.
-    fn waits(&self, slot: usize, older: &[usize], blocks: &Blocks) -> bool {
+    fn waits(&self, slot: usize, older: &[Part], blocks: &Blocks) -> bool {
         let (tokens, from) = (self.tokens(slot), blocks.len(slot));
         let to = from + BLOCK;
-        let computes = |&other: &usize| {
-            let theirs = self.tokens(other);
-            let same = theirs.len() >= to && theirs[..to] == tokens[..to] && blocks.root(other) == blocks.root(slot);
-            same && (from..to).contains(&blocks.len(other))
+        let computes = |other: &Part| {
+            let theirs = self.tokens(other.slot);
+            let same =
+                theirs.len() >= to && theirs[..to] == tokens[..to] && blocks.root(other.slot) == blocks.root(slot);
+            same && (from..to).contains(&blocks.len(other.slot))
         };
         from.is_multiple_of(BLOCK) && to < tokens.len() && older.iter().any(computes)
     }
 
     /// Sends who came last back to the queue. What it had computed stays for as long as nobody needs the room.
     fn preempt(&mut self, blocks: &mut Blocks) {
-        let last = self.by_age().pop();
-        if let Some((slot, mut running)) = last.and_then(|slot| Some((slot, self.running[slot].take()?))) {
+        let started = |(slot, running): (usize, &Option<Running<S>>)| Some((running.as_ref()?.started, slot));
+        let last = self.running.iter().enumerate().filter_map(started).max();
+        if let Some((slot, mut running)) = last.and_then(|(_, slot)| Some((slot, self.running[slot].take()?))) {
             blocks.release(slot);
             running.sequence.begins_again();
             self.waiting.push_front(running.sequence);
@@ -390,8 +294,7 @@ impl<S: Sink> Batcher<S> {
         while let Some((first, entry)) = rows.next() {
             let slot = entry.slot;
             let Some(running) = &mut self.running[slot] else { continue };
-            let guesses = std::mem::take(&mut running.guesses);
-            let mut right = 0;
+            let (guesses, mut right) = (&running.guesses, 0);
             let over = loop {
                 let over = running.sequence.advance(logits.row(first + right), vocabulary);
                 step.generated += 1;
@@ -423,24 +326,6 @@ impl<S: Sink> Batcher<S> {
             if let Some(running) = running.take() {
                 running.sequence.fail(message);
             }
-        }
-    }
-}
-
-/// Deals `budget` tokens evenly to sequences that have this many to run.
-fn shares(pending: &[usize], budget: usize) -> Vec<usize> {
-    let (mut shares, mut left) = (vec![0; pending.len()], budget);
-    loop {
-        let hungry = shares.iter().zip(pending).filter(|(share, pending)| share < pending).count();
-        if hungry == 0 || left == 0 {
-            return shares;
-        }
-        // What does not divide goes to the first.
-        let each = (left / hungry).max(1);
-        for (share, pending) in shares.iter_mut().zip(pending) {
-            let more = each.min(pending - *share).min(left);
-            *share += more;
-            left -= more;
         }
     }
 }

@@ -77,8 +77,8 @@ pub struct Blocks {
     /// Blocks that hold something and that nobody uses, by when they were let go.
     idle: BTreeMap<u64, u32>,
     clock: u64,
-    /// The blocks that hold something, by what comes before.
-    after: HashMap<Chain, Vec<u32>>,
+    /// Of the blocks that hold something after the same, the first; [`Block::sibling`] leads to the others.
+    after: HashMap<Chain, u32>,
     copies: Vec<Copy>,
 }
 
@@ -86,7 +86,7 @@ pub struct Blocks {
 struct Block {
     /// Tables that it is in.
     users: usize,
-    /// What it holds, from its first position on.
+    /// What it holds, from its first position on. All the room that it needs is there.
     tokens: Vec<u32>,
     /// What comes before.
     parent: Chain,
@@ -94,6 +94,8 @@ struct Block {
     chain: Option<Chain>,
     /// When it was let go.
     idle_since: u64,
+    /// Another one that holds something after the same.
+    sibling: Option<u32>,
 }
 
 impl Blocks {
@@ -102,18 +104,22 @@ impl Blocks {
     pub fn new(slots: usize, context: usize, blocks: usize) -> Blocks {
         let blocks = blocks.max(context.div_ceil(BLOCK)).min(u32::MAX as usize);
         let root = Chain::default();
-        let block = Block { users: 0, tokens: Vec::new(), parent: root, chain: None, idle_since: 0 };
+        let block = |_| {
+            let tokens = Vec::with_capacity(BLOCK);
+            Block { users: 0, tokens, parent: root, chain: None, idle_since: 0, sibling: None }
+        };
         Blocks {
             context,
-            tables: vec![Vec::new(); slots],
+            tables: (0..slots).map(|_| Vec::with_capacity(context.div_ceil(BLOCK))).collect(),
             lengths: vec![0; slots],
             roots: vec![root; slots],
             // The first are taken first: memory that was never touched takes no room.
             empty: (0..blocks as u32).rev().collect(),
-            blocks: vec![block; blocks],
+            blocks: (0..blocks).map(block).collect(),
             idle: BTreeMap::new(),
             clock: 0,
-            after: HashMap::new(),
+            // With twice the room it tidies itself up in place.
+            after: HashMap::with_capacity(2 * blocks),
             copies: Vec::new(),
         }
     }
@@ -258,6 +264,13 @@ impl Blocks {
         if len >= self.len(slot) {
             return;
         }
+        // What nobody else has seen is of no use to anybody.
+        for at in len.div_ceil(BLOCK)..self.tables[slot].len() {
+            let block = self.tables[slot][at];
+            if self.blocks[block as usize].users == 1 {
+                self.cut(block, 0);
+            }
+        }
         self.lengths[slot] = len;
         self.drop_beyond(slot, len.div_ceil(BLOCK));
     }
@@ -307,8 +320,9 @@ impl Blocks {
         let common = |block: u32| {
             self.blocks[block as usize].tokens.iter().zip(wanted).take_while(|(one, other)| one == other).count()
         };
-        let after = self.after.get(&chain)?.iter().map(|&block| (block, common(block)));
-        after.max_by_key(|(_, common)| *common).filter(|(_, common)| *common > 0)
+        let first = self.after.get(&chain).copied();
+        let after = std::iter::successors(first, |&block| self.blocks[block as usize].sibling);
+        after.map(|block| (block, common(block))).max_by_key(|(_, common)| *common).filter(|(_, common)| *common > 0)
     }
 
     /// Puts a full block at the end of what a slot holds, in place of an empty one that was reserved there.
@@ -351,7 +365,7 @@ impl Blocks {
         let held = &mut self.blocks[block as usize];
         if held.tokens.is_empty() && !tokens.is_empty() {
             held.parent = parent;
-            self.after.entry(parent).or_default().push(block);
+            held.sibling = self.after.insert(parent, block);
         }
         held.tokens.extend_from_slice(tokens);
         if held.tokens.len() == BLOCK {
@@ -367,13 +381,24 @@ impl Blocks {
         }
         held.tokens.truncate(from);
         held.chain = None;
-        if from == 0
-            && let Some(after) = self.after.get_mut(&held.parent)
+        if from == 0 {
+            self.forget(block);
+        }
+    }
+
+    /// Takes a block from among those that hold something after the same.
+    fn forget(&mut self, block: u32) {
+        let Block { parent, sibling, .. } = &mut self.blocks[block as usize];
+        let (parent, next) = (*parent, sibling.take());
+        let first = self.after.get(&parent).copied();
+        let mut others = std::iter::successors(first, |&other| self.blocks[other as usize].sibling);
+        if let Some(before) = others.find(|&other| other != block && self.blocks[other as usize].sibling == Some(block))
         {
-            after.retain(|&other| other != block);
-            if after.is_empty() {
-                self.after.remove(&held.parent);
-            }
+            self.blocks[before as usize].sibling = next;
+        } else if let Some(next) = next {
+            self.after.insert(parent, next);
+        } else {
+            self.after.remove(&parent);
         }
     }
 

@@ -6,7 +6,7 @@ use std::mem;
 
 /// Turns the bytes of tokens into text that can be shown: a character that is split over tokens comes out whole, and
 /// nothing that may become a stop string comes out before that is decided. What belongs to a token (`T`, its
-/// log-probabilities say) comes out together with the first of its text.
+/// log-probabilities say), if anything, comes out together with the first of its text.
 #[derive(Debug)]
 pub struct Emitter<T> {
     stops: Vec<String>,
@@ -38,9 +38,9 @@ impl<T> Emitter<T> {
 
     /// Takes the bytes of one token. Returns what they let out, and whether they completed a stop string; what follows
     /// it is dropped, as is the stop string.
-    pub fn push(&mut self, bytes: &[u8], token: T) -> (Emitted<T>, bool) {
-        self.tokens.push_back((self.emitted + self.held.len(), token));
-        self.held.push_str(&self.characters.push(bytes));
+    pub fn push(&mut self, bytes: &[u8], token: Option<T>) -> (Emitted<T>, bool) {
+        self.tokens.extend(token.map(|token| (self.emitted + self.held.len(), token)));
+        self.characters.push(bytes, &mut self.held);
         match self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
             Some(end) => (self.emit(end), true),
             None => (self.emit(self.held.len() - self.may_become_stop()), false),
@@ -55,8 +55,8 @@ impl<T> Emitter<T> {
     }
 
     fn emit(&mut self, length: usize) -> Emitted<T> {
-        let rest = self.held.split_off(length);
-        let text = mem::replace(&mut self.held, rest);
+        let text = self.held[..length].to_string();
+        self.held.drain(..length);
         self.emitted += length;
         let ready = self.tokens.iter().take_while(|(start, _)| *start < self.emitted).count();
         Emitted { text, tokens: self.tokens.drain(..ready).map(|(_, token)| token).collect() }
@@ -85,7 +85,7 @@ mod tests {
         let mut emitter = Emitter::new(stops.clone());
         let (mut texts, mut seen, mut stopped) = (Vec::new(), Vec::new(), false);
         for (at, piece) in pieces.iter().enumerate() {
-            let (emitted, stop) = emitter.push(piece, at);
+            let (emitted, stop) = emitter.push(piece, Some(at));
             texts.push(emitted.text);
             seen.extend(emitted.tokens);
             stopped = stop;
@@ -135,7 +135,7 @@ mod tests {
             let mut shown = String::new();
             let mut stopped = false;
             for piece in text.as_bytes().chunks(cut) {
-                let (emitted, stop) = emitter.push(piece, ());
+                let (emitted, stop) = emitter.push(piece, Some(()));
                 shown.push_str(&emitted.text);
                 stopped = stop;
                 if stop { break }

@@ -5,7 +5,7 @@ use super::Error;
 use super::blocks::{BLOCK, Blocks};
 use super::kernels::cpu::Cpu;
 use super::kernels::cuda::Cuda;
-use super::kernels::{Kernels, KvKind};
+use super::kernels::{Kernels, KvKind, Step};
 use super::model::{Entry, Spare, Workspace};
 use super::prefix_cache::{PrefixCache, Restored};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ pub struct KvCache {
     pub(super) blocks: Blocks,
     /// Memory for the logits of passes.
     pub(super) spare: Spare,
+    /// Of each slot, the tokens that it holds after a pass; kept for its memory.
+    lengths: Vec<usize>,
     /// What is kept on disk of conversations that are over.
     pub(super) prefixes: Option<PrefixCache>,
 }
@@ -35,6 +37,8 @@ pub(super) enum Held {
 pub(super) struct On<K: Kernels> {
     pub memory: K::Cache,
     pub workspace: Workspace<K>,
+    /// The lists of the last pass, kept for their memory.
+    pub step: Step<'static>,
 }
 
 /// How much a cache has room for.
@@ -74,7 +78,7 @@ impl KvCache {
         static CACHES: AtomicU64 = AtomicU64::new(0);
         let id = CACHES.fetch_add(1, Ordering::Relaxed);
         let blocks = Blocks::new(capacity.slots, capacity.context, capacity.blocks());
-        KvCache { held, id, model, blocks, spare: Spare::default(), prefixes: None }
+        KvCache { held, id, model, blocks, spare: Spare::default(), lengths: Vec::new(), prefixes: None }
     }
 
     /// Conversations that it holds at once.
@@ -141,9 +145,10 @@ impl KvCache {
     /// # Errors
     /// When a slot is unknown, or a position isn't its slot's next one or lies beyond the context, or all blocks are used.
     pub(super) fn reserve(&mut self, entries: &[Entry]) -> Result<(), Error> {
-        let mut lengths: Vec<usize> = (0..self.slots()).map(|slot| self.len(slot)).collect();
+        self.lengths.clear();
+        self.lengths.extend((0..self.blocks.slots()).map(|slot| self.blocks.len(slot)));
         for &Entry { slot, position, .. } in entries {
-            let Some(len) = lengths.get_mut(slot) else {
+            let Some(len) = self.lengths.get_mut(slot) else {
                 let problem = format!("there is no slot {slot}; the cache has {} of them, from 0 on", self.slots());
                 return Err(Error::Request(problem));
             };
@@ -151,13 +156,13 @@ impl KvCache {
                 let problem = format!("a token at position {position} of slot {slot}, which holds {len} tokens");
                 return Err(Error::Request(problem));
             }
-            if position >= self.context() {
+            if position >= self.blocks.context() {
                 let problem = format!("slot {slot} is full: its context is {} tokens long", self.context());
                 return Err(Error::Request(problem));
             }
             *len += 1;
         }
-        for (slot, len) in lengths.into_iter().enumerate() {
+        for (slot, &len) in self.lengths.iter().enumerate() {
             self.blocks.reserve(slot, len).map_err(|full| Error::Request(full.to_string()))?;
         }
         Ok(())

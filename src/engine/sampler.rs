@@ -51,6 +51,11 @@ impl Default for Params {
 }
 
 impl Params {
+    /// Whether tokens that were said are said less.
+    fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
     fn check(&self) -> Result<(), Error> {
         let within = |name: &str, value: f32, least: f32, most: f32| {
             // Written so that NaN is refused.
@@ -92,6 +97,7 @@ pub struct Logprobs {
 pub struct Sampler {
     params: Params,
     random: SplitMix,
+    /// Where there are penalties, the tokens that they are for.
     seen: HashMap<Token, Seen>,
     constraint: Option<Constraint>,
     /// Whether the grammar allows nothing more.
@@ -109,11 +115,16 @@ struct Seen {
 }
 
 impl Sampler {
-    /// A sampler for one answer to `prompt`, which is what `constraint` allows.
+    /// A sampler for one answer to `prompt` of up to so many tokens, which is what `constraint` allows.
     ///
     /// # Errors
     /// When a parameter is out of its range.
-    pub fn new(params: Params, prompt: &[Token], constraint: Option<Constraint>) -> Result<Sampler, Error> {
+    pub fn new(
+        params: Params,
+        prompt: &[Token],
+        most: usize,
+        constraint: Option<Constraint>,
+    ) -> Result<Sampler, Error> {
         params.check()?;
         let seed = match params.seed {
             Some(seed) => seed,
@@ -124,6 +135,9 @@ impl Sampler {
         let mut seen: HashMap<Token, Seen> = HashMap::new();
         if params.repetition_penalty != 1.0 {
             prompt.iter().for_each(|&token| seen.entry(token).or_default().in_prompt = true);
+        }
+        if params.penalises() {
+            seen.reserve(most);
         }
         let (row, candidates) = (Vec::new(), Vec::new());
         Ok(Sampler { params, random: SplitMix(seed), seen, constraint, complete: false, row, candidates })
@@ -149,7 +163,9 @@ impl Sampler {
             }
             false => self.choose(logits),
         };
-        self.seen.entry(token).or_default().in_answer += 1;
+        if self.params.penalises() {
+            self.seen.entry(token).or_default().in_answer += 1;
+        }
         if let Some(constraint) = &mut self.constraint {
             self.complete = constraint.accept(token)?;
         }
@@ -160,9 +176,7 @@ impl Sampler {
     /// Fills `self.row` with logits that are biased, penalised and constrained; says whether there was anything to do.
     fn adjust(&mut self, logits: &[f32]) -> Result<bool, Error> {
         let params = &self.params;
-        let penalised =
-            params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        if params.logit_bias.is_empty() && (!penalised || self.seen.is_empty()) && self.constraint.is_none() {
+        if params.logit_bias.is_empty() && self.seen.is_empty() && self.constraint.is_none() {
             return Ok(false);
         }
         self.row.clear();
@@ -172,7 +186,7 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        for (&token, seen) in self.seen.iter().filter(|_| penalised) {
+        for (&token, seen) in &self.seen {
             let Some(logit) = self.row.get_mut(token as usize) else { continue };
             if seen.in_prompt || seen.in_answer > 0 {
                 let penalty = params.repetition_penalty;

@@ -131,7 +131,7 @@ pub struct Sequence<S> {
     max_tokens: usize,
     sampler: Sampler,
     shown: Vec<u32>,
-    emitter: Emitter<Option<Scored>>,
+    emitter: Emitter<Scored>,
 }
 
 impl<S: Sink> Sequence<S> {
@@ -140,16 +140,22 @@ impl<S: Sink> Sequence<S> {
     /// # Errors
     /// A parameter is out of its range.
     pub fn new(job: Job, context: usize, sink: S) -> Result<Self, Error> {
+        let max_tokens = job.max_tokens.min(context.saturating_sub(job.prompt.len()));
+        let grammar = job.grammar.map(|grammar| grammar.begin());
+        let sampler = Sampler::new(job.params, &job.prompt, max_tokens, grammar)?;
+        // All at once, so that no token waits for memory.
+        let mut tokens = job.prompt;
+        tokens.reserve_exact(max_tokens);
         Ok(Self {
             sink,
             root: job.root,
-            counts: Counts { prompt: job.prompt.len(), ..Counts::default() },
+            counts: Counts { prompt: tokens.len(), ..Counts::default() },
             again: false,
-            max_tokens: job.max_tokens.min(context.saturating_sub(job.prompt.len())),
-            sampler: Sampler::new(job.params, &job.prompt, job.grammar.map(|grammar| grammar.begin()))?,
+            max_tokens,
+            sampler,
             shown: job.shown,
             emitter: Emitter::new(job.stop),
-            tokens: job.prompt,
+            tokens,
         })
     }
 
@@ -248,8 +254,7 @@ impl<S: Sink> Sequence<S> {
         self.sink.send(Event::Finished { reason, counts: self.counts });
     }
 
-    fn show(&self, text: String, tokens: Vec<Option<Scored>>) {
-        let tokens: Vec<Scored> = tokens.into_iter().flatten().collect();
+    fn show(&self, text: String, tokens: Vec<Scored>) {
         if !text.is_empty() || !tokens.is_empty() {
             self.sink.send(Event::Text { text, tokens });
         }

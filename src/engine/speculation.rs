@@ -10,14 +10,14 @@ const GRAM: usize = 3;
 /// Places where they came before that are looked at.
 const PLACES: usize = 16;
 /// Guesses of a pass at most: with the token before them as many as a pass has rows of logits for.
-const MOST: usize = 7;
+pub const MOST: usize = 7;
 /// How soon older trials are forgotten.
 const DECAY: f64 = 0.9;
 /// Passes without a guess after which one is tried again.
 const PATIENCE: usize = 24;
 
 /// What was guessed for a conversation from what was said in it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Speculation {
     /// Where the tokens before each place came last, one after its end.
     latest: HashMap<[u32; GRAM], usize>,
@@ -27,18 +27,23 @@ pub struct Speculation {
 }
 
 impl Speculation {
-    /// What may follow `tokens`, the conversation so far: at most `most` tokens, and no more than pay. `cost` is that of
-    /// one more token in the pass, in parts of what the pass would give otherwise.
-    pub fn guess(&mut self, tokens: &[u32], most: usize, cost: f64) -> Vec<u32> {
-        let Some(at) = self.find(tokens) else { return Vec::new() };
+    /// For a conversation of at most so many tokens.
+    pub fn new(longest: usize) -> Speculation {
+        let (latest, earlier) = (HashMap::with_capacity(longest), Vec::with_capacity(longest + 1));
+        Speculation { latest, earlier, odds: Odds::default() }
+    }
+
+    /// What may follow `tokens`, the conversation so far, into `guesses`: at most `most` tokens, and no more than pay. `cost`
+    /// is that of one more token in the pass, in parts of what the pass would give otherwise.
+    pub fn guess(&mut self, tokens: &[u32], most: usize, cost: f64, guesses: &mut Vec<u32>) {
+        guesses.clear();
+        let Some(at) = self.find(tokens) else { return };
         let most = most.min(self.odds.worth(cost));
         // What follows may run into what is guessed itself, as in a list that goes on.
-        let mut guesses: Vec<u32> = Vec::new();
         while guesses.len() < most {
             let next = at + guesses.len();
             guesses.push(tokens.get(next).copied().unwrap_or_else(|| guesses[next - tokens.len()]));
         }
-        guesses
     }
 
     /// Notes how many of the guesses were right.
@@ -116,11 +121,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn guess(speculation: &mut Speculation, tokens: &[u32], most: usize, cost: f64) -> Vec<u32> {
+        let mut guesses = vec![99];
+        speculation.guess(tokens, most, cost, &mut guesses);
+        guesses
+    }
+
     #[test]
     fn what_came_before_is_guessed_again() {
         let check = |text: &[u8], expected: &[u8]| {
             let tokens: Vec<u32> = text.iter().copied().map(u32::from).collect();
-            let guessed = Speculation::default().guess(&tokens, 4, 0.0);
+            let guessed = guess(&mut Speculation::new(60), &tokens, 4, 0.0);
             assert_eq!(guessed, expected.iter().copied().map(u32::from).collect::<Vec<_>>(), "{text:?}");
         };
         check(b"", b"");
@@ -136,27 +147,27 @@ mod tests {
     #[test]
     fn it_stops_where_it_does_not_pay_and_tries_again() {
         let tokens: Vec<u32> = b"abcdefgh abc".iter().copied().map(u32::from).collect();
-        let mut speculation = Speculation::default();
-        assert!(!speculation.guess(&tokens, 7, 0.2).is_empty());
+        let mut speculation = Speculation::new(60);
+        assert!(!guess(&mut speculation, &tokens, 7, 0.2).is_empty());
         for _ in 0..30 {
             speculation.note(4, 0);
         }
-        let tried = (0..100).filter(|_| !speculation.guess(&tokens, 7, 0.2).is_empty()).count();
+        let tried = (0..100).filter(|_| !guess(&mut speculation, &tokens, 7, 0.2).is_empty()).count();
         assert_eq!(tried, 4);
         for _ in 0..30 {
             speculation.note(7, 7);
         }
-        assert_eq!(speculation.guess(&tokens, 7, 0.2).len(), 7);
+        assert_eq!(guess(&mut speculation, &tokens, 7, 0.2).len(), 7);
         // Where a token in a pass costs as much as a pass, nothing pays.
-        assert_eq!((0..100).filter(|_| !speculation.guess(&tokens, 7, 1.0).is_empty()).count(), 0);
+        assert_eq!((0..100).filter(|_| !guess(&mut speculation, &tokens, 7, 1.0).is_empty()).count(), 0);
     }
 
     proptest! {
         #[test]
         fn guesses_do_not_depend_on_when_it_looked(tokens in prop::collection::vec(0_u32..3, 1..60), cut in 0_usize..60) {
-            let mut looking = Speculation::default();
-            looking.guess(&tokens[..cut.min(tokens.len())], 4, 0.0);
-            prop_assert_eq!(looking.guess(&tokens, 4, 0.0), Speculation::default().guess(&tokens, 4, 0.0));
+            let mut looking = Speculation::new(0);
+            guess(&mut looking, &tokens[..cut.min(tokens.len())], 4, 0.0);
+            prop_assert_eq!(guess(&mut looking, &tokens, 4, 0.0), guess(&mut Speculation::new(60), &tokens, 4, 0.0));
         }
     }
 }

@@ -89,7 +89,10 @@ impl House {
         let free: HashSet<u32> = self.blocks.empty.iter().copied().chain(idle).collect();
         assert_eq!(free.len(), self.blocks.available());
         assert!(free.is_disjoint(&distinct));
-        let found: usize = self.blocks.after.values().map(Vec::len).sum();
+        let siblings = |&first: &u32| {
+            std::iter::successors(Some(first), |&block| self.blocks.blocks[block as usize].sibling).count()
+        };
+        let found: usize = self.blocks.after.values().map(siblings).sum();
         assert_eq!(found, self.blocks.blocks.iter().filter(|block| !block.tokens.is_empty()).count());
     }
 }

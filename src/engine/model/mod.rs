@@ -350,7 +350,8 @@ impl<K: Kernels> On<K> {
         let Hyper { layers, kv_heads: heads, head: size, .. } = *hyper;
         let memory =
             self.kernels.cache(CacheShape { layers, blocks: capacity.blocks(), heads, size, kind: capacity.kind })?;
-        Ok(kv_cache::On { memory, workspace: Workspace::new(&self.kernels, hyper, capacity)? })
+        let workspace = Workspace::new(&self.kernels, hyper, capacity)?;
+        Ok(kv_cache::On { memory, workspace, step: Step::default() })
     }
 
     /// Appends what is wanted of the entries that want something, a row each; tells whether all of it are numbers.
@@ -365,7 +366,7 @@ impl<K: Kernels> On<K> {
         out: &mut Results,
     ) -> bool {
         let On { kernels: k, network } = self;
-        let kv_cache::On { memory, workspace: w } = held;
+        let kv_cache::On { memory, workspace: w, step: spare } = held;
         blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
         let at_once = match output {
             Output::Logits => w.logit_rows,
@@ -383,7 +384,7 @@ impl<K: Kernels> On<K> {
             }
         };
         for entries in entries.chunks(w.rows) {
-            let step = step(entries, blocks, roots);
+            let step = step(std::mem::take(spare), entries, blocks, roots);
             let (first, others) = step.wanted.split_at(step.wanted.len().min(at_once));
             k.pass(&step, cache, || {
                 network.forward(k, hyper, &step, memory, w);
@@ -398,6 +399,8 @@ impl<K: Kernels> On<K> {
                 compute(&step, rows, w);
                 read(rows, w, out);
             }
+            let Step { tokens, slots, positions, wanted, .. } = step;
+            *spare = Step { tokens, slots, positions, wanted, ..Step::default() };
         }
         sound
     }
@@ -417,15 +420,20 @@ pub(super) fn checked(header: &Header, adapters: &[Lora]) -> Result<(Hyper, u64)
     Ok((hyper, checker.floats))
 }
 
-fn step<'a>(entries: &[Entry], blocks: &'a Blocks, roots: &[Chain]) -> Step<'a> {
-    Step {
-        tokens: entries.iter().map(|entry| entry.token).collect(),
-        slots: entries.iter().map(|entry| entry.slot).collect(),
-        positions: entries.iter().map(|entry| entry.position).collect(),
-        wanted: (0..entries.len()).filter(|&row| entries[row].wants_logits).collect(),
-        adapted: adapted(entries, blocks, roots),
-        tables: blocks.tables(),
-    }
+/// The step of these entries, in the memory of an earlier one.
+fn step<'a>(spare: Step<'_>, entries: &[Entry], blocks: &'a Blocks, roots: &[Chain]) -> Step<'a> {
+    let Step { mut tokens, mut slots, mut positions, mut wanted, .. } = spare;
+    refill(&mut tokens, entries.iter().map(|entry| entry.token));
+    refill(&mut slots, entries.iter().map(|entry| entry.slot));
+    refill(&mut positions, entries.iter().map(|entry| entry.position));
+    refill(&mut wanted, (0..entries.len()).filter(|&row| entries[row].wants_logits));
+    let adapted = adapted(entries, blocks, roots);
+    Step { tokens, slots, positions, wanted, adapted, tables: blocks.tables() }
+}
+
+fn refill<T>(list: &mut Vec<T>, with: impl Iterator<Item = T>) {
+    list.clear();
+    list.extend(with);
 }
 
 /// Which entries belong to conversations that begin with one of the adapters' roots. Adapters that are alike have one root,

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn sampler(params: Params) -> Sampler {
-    Sampler::new(Params { seed: Some(params.seed.unwrap_or(7)), ..params }, &[], None).unwrap()
+    Sampler::new(Params { seed: Some(params.seed.unwrap_or(7)), ..params }, &[], 100, None).unwrap()
 }
 
 /// How often each token is drawn in 4,000 draws that do not remember.
@@ -61,7 +61,7 @@ fn top_k_top_p_and_min_p_exclude() {
 #[test]
 fn penalties_look_at_the_answer_and_repetition_at_the_prompt_too() {
     let next = |params: Params, prompt: &[Token], logits: &[f32]| {
-        let mut sampler = Sampler::new(Params { temperature: 0.0, ..params }, prompt, None).unwrap();
+        let mut sampler = Sampler::new(Params { temperature: 0.0, ..params }, prompt, 100, None).unwrap();
         (0..4).map(|_| sampler.sample(logits).unwrap().token).collect::<Vec<_>>()
     };
     let params = Params::default();
@@ -108,7 +108,7 @@ fn what_is_no_number_is_an_error() {
 #[test]
 fn parameters_out_of_range_are_named() {
     let check = |params: Params, name: &str| {
-        let message = Sampler::new(params, &[], None).unwrap_err().to_string();
+        let message = Sampler::new(params, &[], 100, None).unwrap_err().to_string();
         assert!(message.starts_with(name), "{message}");
     };
     check(Params { temperature: -0.1, ..Params::default() }, "temperature");

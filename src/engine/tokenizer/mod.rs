@@ -232,7 +232,8 @@ impl Tokenizer {
     /// The text of `tokens`, as [`Self::encode`] got it.
     pub fn decode(&self, tokens: &[Token]) -> String {
         let mut stream = Utf8Stream::default();
-        let mut text: String = tokens.iter().map(|&token| stream.push(self.piece(token))).collect();
+        let mut text = String::new();
+        tokens.iter().for_each(|&token| stream.push(self.piece(token), &mut text));
         text.push_str(&stream.finish());
         match &self.algorithm {
             // The space that `encode` put before the text.

@@ -6,10 +6,9 @@ pub struct Utf8Stream {
 }
 
 impl Utf8Stream {
-    /// Takes more bytes and returns the text that is complete. What can be no text becomes U+FFFD.
-    pub fn push(&mut self, bytes: &[u8]) -> String {
+    /// Takes more bytes and adds the text that is complete to `text`. What can be no text becomes U+FFFD.
+    pub fn push(&mut self, bytes: &[u8], text: &mut String) {
         self.pending.extend(bytes);
-        let mut text = String::new();
         let mut rest = 0;
         for chunk in self.pending.utf8_chunks() {
             text.push_str(chunk.valid());
@@ -25,7 +24,6 @@ impl Utf8Stream {
             }
         }
         self.pending.drain(..rest);
-        text
     }
 
     /// The text of what is left when no more bytes come: U+FFFD for a character that was not completed.

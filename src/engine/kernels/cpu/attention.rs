@@ -6,6 +6,7 @@
 
 use super::{Attention, Cache, Half, Isa, KvKind, Parts, Place, Pool, Step, kv};
 use crate::engine::blocks::BLOCK;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Rows of a task at most.
@@ -19,15 +20,20 @@ const AHEAD: usize = 4;
 /// Dimensions of a head at most: a task's rows lie on its stack.
 pub const MAX_HEAD: usize = 512;
 
+thread_local! {
+    /// Of each thread, where keys and values that are not stored as halves become such.
+    static ROOM: RefCell<Vec<half::f16>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Rows that look through the same keys: heads `head..head + heads` of tokens `token..token + tokens`.
-struct Task {
+pub struct Task {
     token: usize,
     tokens: usize,
     head: usize,
     heads: usize,
 }
 
-/// `out[row, head] = softmax(scale * q[row, head] * keys) * values`.
+/// `out[row, head] = softmax(scale * q[row, head] * keys) * values`; `tasks` is room for a list.
 pub fn attend(
     pool: &Pool,
     isa: Isa,
@@ -36,12 +42,14 @@ pub fn attend(
     layer: usize,
     step: &Step,
     attention: &Attention,
+    tasks: &mut Vec<Task>,
     out: &mut [f32],
 ) {
     let size = cache.shape().size;
     assert!(size <= MAX_HEAD);
     let width = attention.heads * size;
-    let tasks = tasks(step, attention.heads, cache.shape().heads, pool.threads());
+    cut(step, attention.heads, cache.shape().heads, pool.threads(), tasks);
+    let tasks = &*tasks;
     let parts = Parts::new(&mut out[..step.rows() * width]);
     pool.run(tasks.len(), |task| {
         let task = &tasks[task];
@@ -63,11 +71,11 @@ pub fn attend(
 }
 
 /// Cuts the rows of a step into tasks: at least as many as there are threads, where there are rows enough.
-fn tasks(step: &Step, heads: usize, kv_heads: usize, threads: usize) -> Vec<Task> {
+fn cut(step: &Step, heads: usize, kv_heads: usize, threads: usize, tasks: &mut Vec<Task>) {
     let group = heads / kv_heads;
     let rows = (step.rows() * heads / threads).clamp(1, ROWS);
     let at_once = group.min(rows);
-    let mut tasks = Vec::new();
+    tasks.clear();
     let mut token = 0;
     while token < step.rows() {
         let most = if at_once == group { rows / group } else { 1 };
@@ -83,7 +91,6 @@ fn tasks(step: &Step, heads: usize, kv_heads: usize, threads: usize) -> Vec<Task
         }
         token += tokens;
     }
-    tasks
 }
 
 /// The rows of a task and what they have gathered.
@@ -132,19 +139,29 @@ impl Rows {
     }
 
     fn look_through(&mut self, isa: Isa, cache: &Cache, at: (usize, &[u32], usize), attention: &Attention) {
+        ROOM.with_borrow_mut(|room| self.look_through_with(room, isa, cache, at, attention));
+    }
+
+    fn look_through_with(
+        &mut self,
+        room: &mut Vec<half::f16>,
+        isa: Isa,
+        cache: &Cache,
+        at: (usize, &[u32], usize),
+        attention: &Attention,
+    ) {
         let (layer, table, head) = at;
         let seen = &self.seen[..self.count];
         let first = seen.iter().map(|seen| seen.0).min().unwrap_or(0) / TILE * TILE;
         let end = seen.iter().map(|seen| seen.1).max().unwrap_or(0);
         let mut scores = [[0.0; TILE]; ROWS];
-        let mut room = Vec::new();
         for from in (first..end).step_by(TILE) {
             let to = end.min(from + TILE);
             let blocks = || table[from / BLOCK..to.div_ceil(BLOCK)].iter().zip((0..to - from).step_by(BLOCK));
             for (&block, at) in blocks() {
                 let keys = BLOCK.min(to - from - at);
                 let place = Place { layer, block, head };
-                let rows = cache.rows(isa, place, Half::Keys, &mut room);
+                let rows = cache.rows(isa, place, Half::Keys, room);
                 let next = (from + at + TILE < end).then(|| table[(from + at + TILE) / BLOCK]);
                 for some in (0..keys).step_by(AHEAD).map(|first| first..keys.min(first + AHEAD)) {
                     // A few at a time: a processor waits for no more lines than some dozens at once.
@@ -159,7 +176,7 @@ impl Rows {
                 self.weigh_tile(isa, row, from, to, attention.softcap, &mut scores[row]);
             }
             for (&block, at) in blocks() {
-                let rows = cache.rows(isa, Place { layer, block, head }, Half::Values, &mut room);
+                let rows = cache.rows(isa, Place { layer, block, head }, Half::Values, room);
                 self.sum(isa, rows, &scores, at..to.min(from + at + BLOCK) - from);
             }
         }

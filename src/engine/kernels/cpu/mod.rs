@@ -51,6 +51,8 @@ pub struct Cpu {
     columns: Mutex<Columns>,
     /// What is between the matrices of adapters. [rows, rank]
     between: Mutex<Vec<f32>>,
+    /// Kept for its memory.
+    tasks: Mutex<Vec<attention::Task>>,
 }
 
 impl Cpu {
@@ -61,8 +63,8 @@ impl Cpu {
 
     /// With other instructions.
     pub fn with_isa(threads: usize, isa: Isa) -> Cpu {
-        let (packer, columns, between) = (Packer::default(), Mutex::default(), Mutex::default());
-        Cpu { isa, pool: Pool::new(threads), packer, columns, between }
+        let (packer, columns, between, tasks) = Default::default();
+        Cpu { isa, pool: Pool::new(threads), packer, columns, between, tasks }
     }
 
     /// The threads.
@@ -243,7 +245,8 @@ impl Kernels for Cpu {
         attention: &Attention,
         out: &mut Vec<f32>,
     ) {
-        attention::attend(&self.pool, self.isa, q, cache, layer, step, attention, out);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        attention::attend(&self.pool, self.isa, q, cache, layer, step, attention, &mut tasks, out);
     }
 
     fn gate(&self, function: Gate, gate: &mut Vec<f32>, up: &Vec<f32>, len: usize) {
