@@ -3,7 +3,7 @@
 //! The order of the steps is llama.cpp's: biases and penalties, then top-k, top-p and min-p over the model's own
 //! probabilities, and temperature last; what a grammar forbids is not considered at all. Log-probabilities are those of the model, before any of these, as OpenAI's are.
 
-use super::grammar::Constraint;
+use super::grammar::{Constraint, Opened};
 use super::{Error, tokenizer::Token};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -100,6 +100,8 @@ pub struct Sampler {
     /// Where there are penalties, the tokens that they are for.
     seen: HashMap<Token, Seen>,
     constraint: Option<Constraint>,
+    /// What constrains the answer from a token on.
+    opened: Option<Opened>,
     /// Whether the grammar allows nothing more.
     complete: bool,
     /// Kept between calls for their memory: the adjusted row, and the tokens considered.
@@ -140,7 +142,13 @@ impl Sampler {
             seen.reserve(most);
         }
         let (row, candidates) = (Vec::new(), Vec::new());
-        Ok(Sampler { params, random: SplitMix(seed), seen, constraint, complete: false, row, candidates })
+        let (opened, complete) = (None, false);
+        Ok(Sampler { params, random: SplitMix(seed), seen, constraint, opened, complete, row, candidates })
+    }
+
+    /// The same, whose answer is constrained from a token on, if nothing else constrains it.
+    pub fn after(self, opened: Option<Opened>) -> Sampler {
+        Sampler { opened: opened.filter(|_| self.constraint.is_none()), ..self }
     }
 
     /// Whether the answer is complete, so that no token may follow.
@@ -166,11 +174,25 @@ impl Sampler {
         if self.params.penalises() {
             self.seen.entry(token).or_default().in_answer += 1;
         }
-        if let Some(constraint) = &mut self.constraint {
-            self.complete = constraint.accept(token)?;
-        }
+        self.accept(token)?;
         let logprobs = self.params.top_logprobs.map(|top| measure(logits, token, top));
         Ok(Choice { token, logprobs })
+    }
+
+    /// Lets the grammar know of a token; it may begin or end with it.
+    fn accept(&mut self, token: Token) -> Result<(), Error> {
+        match (&mut self.constraint, &self.opened) {
+            (Some(constraint), opened) => {
+                let over = constraint.accept(token)?;
+                self.complete = over && opened.as_ref().is_none_or(|opened| opened.once);
+                if over && !self.complete {
+                    self.constraint = None;
+                }
+            }
+            (None, Some(opened)) if opened.mark == token => self.constraint = Some(opened.grammar.begin()),
+            (None, _) => {}
+        }
+        Ok(())
     }
 
     /// Fills `self.row` with logits that are biased, penalised and constrained; says whether there was anything to do.

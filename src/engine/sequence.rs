@@ -3,7 +3,7 @@
 use super::Error;
 use super::blocks::Chain;
 use super::emitter::Emitter;
-use super::grammar::Grammar;
+use super::grammar::{Grammar, Opened};
 use super::sampler::{Choice, Params, Sampler};
 use super::tokenizer::Tokenizer;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub struct Job {
     pub stop: Vec<String>,
     /// What the answer may be.
     pub grammar: Option<Arc<Grammar>>,
+    /// What it may be from a token on.
+    pub opened: Option<Opened>,
     /// Control tokens that a reader sees: what a tool call begins with, for one.
     pub shown: Vec<u32>,
 }
@@ -142,7 +144,7 @@ impl<S: Sink> Sequence<S> {
     pub fn new(job: Job, context: usize, sink: S) -> Result<Self, Error> {
         let max_tokens = job.max_tokens.min(context.saturating_sub(job.prompt.len()));
         let grammar = job.grammar.map(|grammar| grammar.begin());
-        let sampler = Sampler::new(job.params, &job.prompt, max_tokens, grammar)?;
+        let sampler = Sampler::new(job.params, &job.prompt, max_tokens, grammar)?.after(job.opened);
         // All at once, so that no token waits for memory.
         let mut tokens = job.prompt;
         tokens.reserve_exact(max_tokens);

@@ -4,11 +4,11 @@ use super::answer::{Answer, Dialect};
 use super::embedding::{Embedding, embeddings};
 use super::engine::Engine;
 use super::metrics::Metrics;
-use super::openai::{CHOSEN, Error, Fields, Generation, Model, Models, Wanted, chat, completion, not_meant};
+use super::openai::{CHOSEN, Error, Fields, Generation, Model, Models, Tools, Wanted, chat, completion, not_meant};
 use super::prompt::{self, Fitted};
 use super::tokens;
 use crate::engine::blocks::Chain;
-use crate::engine::grammar::Grammars;
+use crate::engine::grammar::{Grammars, Opened};
 use crate::engine::output::{Constrained, Format, Opening, Parser};
 use crate::engine::sequence::Job;
 use crate::engine::template::Template;
@@ -109,6 +109,8 @@ struct Turn {
     opening: Opening,
     /// What it may call.
     tools: Vec<String>,
+    /// What its calls may be.
+    calls: Option<Opened>,
 }
 
 async fn completion(State(face): State<Arc<Face>>, headers: HeaderMap, body: Body) -> Result<Response, Error> {
@@ -244,8 +246,35 @@ impl Face {
             Some(Wanted { source, param }) => Some(Wanted { source: constrained.behind_thought(source), param }),
             None => None,
         };
-        let turn = Turn { format, opening, tools: tools.names() };
+        // What must be is no less than what may be.
+        let calls = if generation.wanted.is_none() { self.opened(&constrained, &tools)? } else { None };
+        let turn = Turn { format, opening, tools: tools.names(), calls };
         Ok((fitted, turn, generation))
+    }
+
+    /// What keeps the arguments of calls to their schemas, once the model begins one: where that cannot be done, as a schema
+    /// says what is not supported, it is not done for tools that are not strict.
+    fn opened(&self, constrained: &Constrained, tools: &Tools) -> Result<Option<Opened>, Error> {
+        let several = tools.parallel;
+        let compile = |tools: &[Value]| {
+            let tools: Vec<&Value> = tools.iter().collect();
+            let (mark, source) = constrained.opened(&tools, several)?;
+            Some(self.grammars.compile(&source).map(|grammar| Opened { mark, grammar, once: !several }))
+        };
+        if tools.offered.is_empty() {
+            return Ok(None);
+        }
+        match compile(&tools.offered) {
+            Some(Err(_)) => {}
+            opened => return Ok(opened.and_then(Result::ok)),
+        }
+        match compile(&tools.loosened()) {
+            Some(Err(error)) if tools.offered.iter().any(Tools::is_strict) => {
+                let message = format!("the schema of a strict tool cannot be followed: {}", error.message);
+                Err(Error::invalid("tools", message))
+            }
+            opened => Ok(opened.and_then(Result::ok)),
+        }
     }
 
     async fn answer(
@@ -270,6 +299,7 @@ impl Face {
         };
         let shown = turn.as_ref().map(|turn| turn.format.shown(&self.tokenizer, !turn.tools.is_empty()));
         let shown = shown.unwrap_or_default();
+        let opened = turn.as_ref().and_then(|turn| turn.calls.clone());
         let parser = |turn: &Turn| Parser::new(turn.format, turn.opening, turn.tools.clone(), stream);
         let parsers = turn.iter().flat_map(|turn| (0..choices).map(move |_| parser(turn))).collect();
         let echo = echo.unwrap_or_else(|| vec![String::new(); prompts.len()]);
@@ -279,8 +309,8 @@ impl Face {
             // Each choice is another one, and all of them are the same the next time.
             params.seed = params.seed.map(|seed| seed.wrapping_add(choice as u64));
             let (prompt, stop, grammar) = (prompt.clone(), stop.clone(), grammar.clone());
-            let (max_tokens, shown, root) = (max_tokens.unwrap_or(usize::MAX), shown.clone(), served.root);
-            Job { prompt, root, max_tokens, params, stop, grammar, shown }
+            let (max_tokens, shown, opened) = (max_tokens.unwrap_or(usize::MAX), shown.clone(), opened.clone());
+            Job { prompt, root: served.root, max_tokens, params, stop, grammar, opened, shown }
         };
         let jobs = prompts.iter().flat_map(|prompt| (0..choices).map(move |choice| (prompt, choice)));
         let logprobs = params.top_logprobs.is_some();

@@ -15,7 +15,7 @@ pub(super) mod tests;
 pub use constraint::Constraint;
 
 use super::stack;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Token, Tokenizer};
 use constraint::Task;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
@@ -78,6 +78,17 @@ struct Factory {
 pub struct Grammar {
     start: Mutex<Matcher>,
     tasks: mpsc::Sender<Task>,
+}
+
+/// What follows a token that may come anywhere in an answer, such as that by which a model begins a call of a tool.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The token.
+    pub mark: Token,
+    /// What follows, each time that it comes.
+    pub grammar: Arc<Grammar>,
+    /// Whether the answer is complete with the first.
+    pub once: bool,
 }
 
 impl Grammars {

@@ -10,6 +10,7 @@ fn tokenizer() -> Tokenizer {
     tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 6)));
     tokens.extend(["{\"", "\":", "name", "\"}", "true", "a", "▁"].map(|word| (word.into(), 1)));
     tokens.push(("<|call|>".into(), 3));
+    tokens.extend(["<tool_call>", "[TOOL_CALLS]"].map(|mark| (mark.into(), 4)));
     let mut file = Writer::new();
     file.set("tokenizer.ggml.model", "llama")
         .set("tokenizer.ggml.add_space_prefix", false)

@@ -1,8 +1,8 @@
-//! The grammar of an answer that must be a call.
+//! The grammars of answers that must be a call, and of calls that a model has begun.
 
 use super::{Calls, Format, Opening, THINK, control};
 use crate::engine::grammar::{Source, unanchored, with_options};
-use crate::engine::tokenizer::Tokenizer;
+use crate::engine::tokenizer::{Token, Tokenizer};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -20,6 +20,41 @@ pub struct Constrained<'a> {
 impl Constrained<'_> {
     /// An answer that calls one of `tools`, which are in OpenAI's shape, or several of them.
     pub fn calls(&self, tools: &[&Value], several: bool) -> Source {
+        let mut lark = self.rules(tools);
+        let more = |separated: &str| if several { format!("({separated})*") } else { String::new() };
+        let start = match self.format.calls {
+            Calls::Hermes => {
+                let (open, close) = (self.mark("<tool_call>"), self.mark("</tool_call>"));
+                let _ = writeln!(lark, "marked: {open} \"\\n\" call \"\\n\" {close}");
+                format!("marked {}", more("\"\\n\" marked"))
+            }
+            Calls::Mistral => format!("{} \"[\" call {} \"]\"", self.mark("[TOOL_CALLS]"), more("\", \" call")),
+            Calls::MistralNamed => {
+                let _ = writeln!(lark, "marked: {} call", self.mark("[TOOL_CALLS]"));
+                format!("marked {}", more("marked"))
+            }
+            // These call one at a time.
+            Calls::Llama | Calls::Json => "call".into(),
+        };
+        Source::Lark(self.after_thought(&start, &lark))
+    }
+
+    /// The token by which a model begins a call of its own accord, and what follows it up to the call's end; none where it is
+    /// no token, so that nothing tells a call from text before it is over.
+    pub fn opened(&self, tools: &[&Value], several: bool) -> Option<(Token, Source)> {
+        let (mark, start) = match self.format.calls {
+            Calls::Hermes => ("<tool_call>", format!("LINE? call LINE? {}", self.mark("</tool_call>"))),
+            Calls::Mistral if several => ("[TOOL_CALLS]", "\"[\" call (\", \" call)* \"]\"".into()),
+            Calls::Mistral => ("[TOOL_CALLS]", "\"[\" call \"]\"".into()),
+            Calls::MistralNamed => ("[TOOL_CALLS]", "call".into()),
+            Calls::Llama | Calls::Json => return None,
+        };
+        let token = self.tokenizer.token(mark)?;
+        Some((token, Source::Lark(format!("start: {start}\nLINE: \"\\n\"\n{}", self.rules(tools)))))
+    }
+
+    /// The rule `call`: one of `tools` with its arguments, as the family writes it.
+    fn rules(&self, tools: &[&Value]) -> String {
         let key = match self.format.calls {
             Calls::Hermes | Calls::Mistral | Calls::MistralNamed => "arguments",
             Calls::Llama | Calls::Json => "parameters",
@@ -41,22 +76,7 @@ impl Constrained<'_> {
         }
         let choices: Vec<String> = (0..tools.len()).map(|at| format!("call_{at}")).collect();
         let _ = writeln!(lark, "call: {}", choices.join(" | "));
-        let more = |separated: &str| if several { format!("({separated})*") } else { String::new() };
-        let start = match self.format.calls {
-            Calls::Hermes => {
-                let (open, close) = (self.mark("<tool_call>"), self.mark("</tool_call>"));
-                let _ = writeln!(lark, "marked: {open} \"\\n\" call \"\\n\" {close}");
-                format!("marked {}", more("\"\\n\" marked"))
-            }
-            Calls::Mistral => format!("{} \"[\" call {} \"]\"", self.mark("[TOOL_CALLS]"), more("\", \" call")),
-            Calls::MistralNamed => {
-                let _ = writeln!(lark, "marked: {} call", self.mark("[TOOL_CALLS]"));
-                format!("marked {}", more("marked"))
-            }
-            // These call one at a time.
-            Calls::Llama | Calls::Json => "call".into(),
-        };
-        Source::Lark(self.after_thought(&start, &lark))
+        lark
     }
 
     /// An answer that `source` describes, behind what the model thinks before it.

@@ -235,6 +235,45 @@ fn forced_calls_are_written_as_the_family_does() {
 }
 
 #[test]
+fn calls_that_were_begun_are_finished_as_the_family_does() {
+    let opened = |several| {
+        move |constrained: Constrained| {
+            let weather = json!({"function": {"name": "weather", "parameters": {"properties": {"city": {"const": "Zug"}},
+                "required": ["city"], "additionalProperties": false}}});
+            let (mark, source) = constrained.opened(&[&weather], several).unwrap();
+            assert!(["<tool_call>", "[TOOL_CALLS]"].contains(&constrained.tokenizer.decode(&[mark]).as_str()));
+            source
+        }
+    };
+    let call = "{\"name\": \"weather\", \"arguments\": {\"city\":\"Zug\"}}";
+    let (lines, close) = (format!("\n{call}\n</tool_call>"), format!("{call}</tool_call>"));
+    let other = "\n{\"name\": \"weather\", \"arguments\": {\"city\":\"Bern\"}}";
+    let answers = [
+        (&*lines, Fate::Must),
+        (&close, Fate::Must),
+        (call, Fate::Unfinished),
+        (other, Fate::Refused(other.len() - 7)),
+    ];
+    follows(Calls::Hermes, Opening::Plain, opened(true), &answers);
+    let (one, two) = (format!("[{call}]"), format!("[{call}, {call}]"));
+    follows(Calls::Mistral, Opening::Plain, opened(true), &[(&one, Fate::Must), (&two, Fate::Must)]);
+    follows(
+        Calls::Mistral,
+        Opening::Plain,
+        opened(false),
+        &[(&one, Fate::Must), (&two, Fate::Refused(call.len() + 1))],
+    );
+    follows(Calls::MistralNamed, Opening::Plain, opened(true), &[("weather[ARGS]{\"city\":\"Zug\"}", Fate::Must)]);
+    // Nothing tells their calls from text before they are over.
+    for calls in [Calls::Llama, Calls::Json] {
+        let format = Format { calls, reasons: false, tells_tools: true };
+        let grammars = grammars();
+        let constrained = Constrained { format, opening: Opening::Plain, tokenizer: grammars.tokenizer() };
+        assert_eq!(constrained.opened(&[], true), None);
+    }
+}
+
+#[test]
 fn what_is_forced_comes_after_the_thought() {
     let schema = |constrained: Constrained| constrained.behind_thought(Source::Schema(json!({"type": "boolean"})));
     let answers = [

@@ -1,4 +1,7 @@
 use super::*;
+use crate::engine::grammar::Source;
+use crate::engine::grammar::tests::grammars;
+use crate::engine::tokenizer::Special;
 use proptest::prelude::*;
 
 fn sampler(params: Params) -> Sampler {
@@ -151,4 +154,32 @@ proptest! {
         let token = sampler(params).sample(&row).unwrap().token;
         prop_assert!((token as usize) < row.len());
     }
+}
+
+#[test]
+fn what_follows_a_mark_is_constrained_to_its_end() {
+    let grammars = grammars();
+    let tokenizer = grammars.tokenizer();
+    let mark = tokenizer.token("<|call|>").unwrap();
+    let grammar = grammars.compile(&Source::Regex("[xy]z".into())).unwrap();
+    let said = |once: bool, wanted: &str| {
+        let params = Params { temperature: 0.0, ..Params::default() };
+        let opened = Opened { mark, grammar: grammar.clone(), once };
+        let mut sampler = Sampler::new(params, &[], 100, None).unwrap().after(Some(opened));
+        let mut said = String::new();
+        for token in tokenizer.encode(wanted, Special::Parse, false) {
+            let mut row = vec![0.0; tokenizer.len()];
+            row[token as usize] = 1.0;
+            let chosen = sampler.sample(&row).unwrap().token;
+            said.push_str(&String::from_utf8_lossy(tokenizer.name(chosen)));
+            if sampler.is_complete() {
+                said.push('.');
+                break;
+            }
+        }
+        said
+    };
+    assert_eq!(said(false, "uz<|call|>yzuz"), "uz<|call|>yzuz");
+    assert_eq!(said(false, "uz<|call|>uuuz<|call|>yu"), "uz<|call|>xzuz<|call|>yz");
+    assert_eq!(said(true, "uz<|call|>uuuz"), "uz<|call|>xz.");
 }

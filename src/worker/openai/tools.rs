@@ -83,6 +83,25 @@ impl Tools {
         self.offered.iter().filter_map(name).map(str::to_string).collect()
     }
 
+    /// Whether the arguments of one must be as its schema has them (OpenAI's `strict`); those of others are where that can be.
+    pub fn is_strict(tool: &Value) -> bool {
+        tool.pointer("/function/strict") == Some(&Value::Bool(true))
+    }
+
+    /// The same, of which only the strict ones have schemas.
+    pub fn loosened(&self) -> Vec<Value> {
+        let loosened = |tool: &Value| match (Self::is_strict(tool), tool.clone()) {
+            (false, mut tool) => {
+                if let Some(function) = tool.get_mut("function").and_then(Value::as_object_mut) {
+                    function.remove("parameters");
+                }
+                tool
+            }
+            (true, tool) => tool,
+        };
+        self.offered.iter().map(loosened).collect()
+    }
+
     /// Those of which one must be called.
     pub fn required(&self) -> Vec<&Value> {
         let required = |tool: &&Value| match &self.choice {
