@@ -1,5 +1,7 @@
 //! The program itself: how it starts, what it refuses, how it ends.
 
+mod serving;
+
 use serde_json::{Value, json};
 use sovereign::egress::{self, Address};
 use std::io::{BufRead, BufReader, Write};
