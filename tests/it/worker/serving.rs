@@ -43,6 +43,8 @@ async fn who_finds_the_queue_full_is_told_when_to_come_back() {
     // More than ever fits is refused as well, and takes nobody's place.
     let many = json!({"prompt": ["a", "b", "c"], "max_tokens": 1});
     assert_eq!(worker.post("/v1/completions", &many).await.status(), 429);
+    // What the worker tells is 0 until its first step has ended, too: only what was seen full can be seen empty.
+    worker.until("sovereign_worker_queue", 1.0).await;
     drop((runs, waits));
     worker.until("sovereign_worker_queue", 0.0).await;
     worker.until("sovereign_worker_slots_busy", 0.0).await;
