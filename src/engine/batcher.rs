@@ -121,6 +121,10 @@ pub struct Step {
     pub restored: usize,
     /// Whether a smaller model computed too.
     pub drafted: bool,
+    /// Sequences that were given up as nobody waited for them any more.
+    pub abandoned: usize,
+    /// Tokens that were computed for those who left meanwhile.
+    pub unheard: usize,
 }
 
 impl<S: Sink> Batcher<S> {
@@ -166,10 +170,10 @@ impl<S: Sink> Batcher<S> {
         vocabulary: &impl Vocabulary,
         runner: &mut impl Runner,
     ) -> Step {
-        self.let_go(runner.blocks());
+        let abandoned = self.let_go(runner.blocks());
         self.start_waiting(runner);
         let mut batch = std::mem::take(&mut self.batch);
-        let mut step = self.plan(allow, runner, &mut batch);
+        let mut step = Step { abandoned, ..self.plan(allow, runner, &mut batch) };
         if batch.is_empty() {
             let restoring = self.parts.iter().map(|part| part.slot).find(|&slot| self.is_restoring(slot));
             step.restored += restoring.map_or(0, |slot| self.restore(slot, runner, true));
@@ -186,19 +190,24 @@ impl<S: Sink> Batcher<S> {
             self.running[slot].as_ref().is_some_and(|running| position < running.sequence.prompt_tokens())
         };
         step.prompt = batch.entries().iter().filter(|entry| of_prompt(entry.slot, entry.position)).count();
-        match runner.forward(batch) {
+        let passed = runner.forward(batch);
+        let left = |slot: usize| self.running[slot].as_ref().is_some_and(|running| running.sequence.is_cancelled());
+        step.unheard = batch.entries().iter().filter(|entry| left(entry.slot)).count();
+        match passed {
             Ok(logits) => self.advance(batch, &logits, vocabulary, runner.blocks(), step),
             Err(error) => self.fail(&error.to_string()),
         }
         self.release_ended(runner.blocks());
     }
 
-    fn let_go(&mut self, blocks: &mut Blocks) {
+    /// Gives up what nobody waits for; how many sequences that is.
+    fn let_go(&mut self, blocks: &mut Blocks) -> usize {
+        let waited = self.waiting.len();
         self.waiting.retain(|sequence| !sequence.is_cancelled());
-        for running in &mut self.running {
-            running.take_if(|running| running.sequence.is_cancelled());
-        }
+        let cancelled = |running: &mut Option<Running<S>>| running.take_if(|it| it.sequence.is_cancelled()).is_some();
+        let ran = self.running.iter_mut().map(cancelled).filter(|gone| *gone).count();
         self.release_ended(blocks);
+        waited - self.waiting.len() + ran
     }
 
     /// The conversations of slots where nothing runs are over; what they held can be found for as long as it lies there.

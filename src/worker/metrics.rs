@@ -18,6 +18,8 @@ pub(super) struct Metrics {
     preempted: AtomicU64,
     guessed: AtomicU64,
     right: AtomicU64,
+    abandoned: AtomicU64,
+    unheard: AtomicU64,
     waiting: AtomicUsize,
     running: AtomicUsize,
     cached: AtomicUsize,
@@ -37,6 +39,8 @@ impl Metrics {
             preempted: AtomicU64::new(0),
             guessed: AtomicU64::new(0),
             right: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            unheard: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
@@ -59,6 +63,8 @@ impl Metrics {
         self.preempted.fetch_add(step.preempted as u64, Relaxed);
         self.guessed.fetch_add(step.guessed as u64, Relaxed);
         self.right.fetch_add(step.right as u64, Relaxed);
+        self.unheard.fetch_add(step.unheard as u64, Relaxed);
+        self.abandoned.fetch_add(step.abandoned as u64, Relaxed);
         self.waiting.store(load.waiting, Relaxed);
         self.running.store(load.running, Relaxed);
         self.cached.store(load.cached, Relaxed);
@@ -101,6 +107,8 @@ impl Metrics {
             ("preempted_total", "Answers that had to make room for older ones, and went on later.", &self.preempted),
             ("guessed_tokens_total", "Tokens that were guessed ahead.", &self.guessed),
             ("guessed_right_tokens_total", "Guessed tokens that were right.", &self.right),
+            ("abandoned_total", "Answers that were given up as their callers had left.", &self.abandoned),
+            ("unheard_tokens_total", "Tokens that were computed for callers who left meanwhile.", &self.unheard),
         ];
         for (name, help, value) in counters {
             describe(out, name, "counter", help)?;
@@ -179,6 +187,7 @@ mod tests {
         metrics.request("/v1/models", 200);
         metrics.request("/v1/models", 200);
         let step = Step { computed: 7, prompt: 6, generated: 2, preempted: 1, guessed: 5, right: 3, ..Step::default() };
+        let step = Step { abandoned: 4, unheard: 8, ..step };
         metrics.step(step, Load { waiting: 3, running: 2, cached: 50 }, Duration::from_millis(20));
         metrics.answer(Duration::from_secs(2));
         metrics.answer(Duration::from_secs(1000));
@@ -190,6 +199,8 @@ mod tests {
             "sovereign_worker_preempted_total 1",
             "sovereign_worker_guessed_tokens_total 5",
             "sovereign_worker_guessed_right_tokens_total 3",
+            "sovereign_worker_abandoned_total 4",
+            "sovereign_worker_unheard_tokens_total 8",
             "sovereign_worker_queue 3",
             "sovereign_worker_slots_busy 2",
             "sovereign_worker_kv_tokens 50",

@@ -86,6 +86,8 @@ struct Script {
     period: Option<u32>,
     /// Of each slot, tokens that come from elsewhere, and how often somebody has to ask for the next of them.
     elsewhere: Vec<Elsewhere>,
+    /// Who leaves during the next pass.
+    leaves: Option<Client>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -105,6 +107,9 @@ impl Runner for Script {
     fn forward(&mut self, batch: &Batch) -> Result<Logits, &'static str> {
         if self.broken {
             return Err("the card is gone");
+        }
+        if let Some(client) = self.leaves.take() {
+            client.gone.set(true);
         }
         for Copy { from, to } in self.blocks.take_copies() {
             self.memory[to as usize] = self.memory[from as usize].clone();
@@ -191,6 +196,7 @@ impl House {
             sums: false,
             period: None,
             elsewhere: Vec::new(),
+            leaves: None,
         };
         Self { batcher: Batcher::new(slots), script, context, budget: 8, guess_cost: None, preempted: 0, right: 0 }
     }
@@ -316,10 +322,22 @@ fn whoever_leaves_is_let_go_before_the_next_pass() {
     house.step();
     leaves.gone.set(true);
     waits.gone.set(true);
-    house.step();
+    let step = house.step();
+    assert_eq!((step.abandoned, step.unheard), (2, 0));
     assert_eq!(house.script.passes, ["0a!", "0x!"]);
     assert_eq!(*next.text.borrow(), "y");
     assert!(house.batcher.is_idle());
+}
+
+#[test]
+fn what_is_computed_for_who_left_meanwhile_is_counted() {
+    let mut house = House::new(2);
+    let (leaves, stays) = (house.ask("abc", |_| {}), house.ask("uv", |job| job.max_tokens = 2));
+    house.script.leaves = Some(leaves);
+    let steps = [house.step(), house.step()];
+    assert_eq!(steps.map(|step| (step.computed, step.unheard, step.abandoned)), [(5, 3, 0), (1, 0, 1)]);
+    assert_eq!(house.script.passes, ["0a 0b 0c! 1u 1v!", "1w!"]);
+    assert_eq!(stays.counts().completion, 2);
 }
 
 #[test]

@@ -86,25 +86,46 @@ async fn who_finds_the_queue_full_is_told_when_to_come_back() {
     assert_eq!(waits.await.unwrap().status(), 200);
 }
 
+/// With a model whose passes take longer than two sockets take to tell of an end.
 #[tokio::test]
-async fn who_leaves_stops_the_worker() {
+async fn who_leaves_stops_the_worker_within_a_step() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
-    daemon.adopt(GEMMA);
-    let mut answer = daemon.post("/v1/completions", &endless()).send().await.unwrap();
-    let mut pieces = 0;
-    while pieces < 8 {
-        let arrived = answer.chunk().await.unwrap().unwrap();
-        pieces += String::from_utf8_lossy(&arrived).matches("data: ").count();
+    daemon.adopt(CODER);
+    // Loads it.
+    daemon.ask("/v1/completions", &json!({"model": CODER, "prompt": "a", "max_tokens": 1})).await;
+    let mut left = 0.0;
+    // Leaves when so many tokens were counted; up to `pass` of them are computed at once.
+    let mut check = async |prompt: &str, stream: bool, counted: &str, pass: f64| {
+        let metric = async |name: &str| daemon.metric(&format!("sovereign_worker_{name}")).await;
+        let ends = json!({"151643": -100, "151645": -100});
+        let body = json!({"model": CODER, "prompt": prompt, "max_tokens": 2000, "stream": stream, "logit_bias": ends});
+        let (at, unheard) = (metric(counted).await, metric("unheard_tokens_total").await);
+        let before = tokio::select! {
+            answer = async { daemon.post("/v1/completions", &body).send().await?.text().await } => panic!("{answer:?}"),
+            before = async {
+                while metric(counted).await < at + 8.0 {}
+                metric("step_seconds_count").await
+            } => before,
+        };
+        left += 1.0;
+        daemon.until("sovereign_worker_abandoned_total", left).await;
+        let after = metric("step_seconds_count").await;
+        // The pass that ran, and where it ended just then the next.
+        assert!(after - before <= 2.0, "{} passes", after - before);
+        let unheard = metric("unheard_tokens_total").await - unheard;
+        assert!(unheard <= pass, "{unheard} tokens were computed after the worker knew");
+        assert_eq!((metric("slots_busy").await, metric("step_seconds_count").await), (0.0, after));
+    };
+    let long = "One, two, three. ".repeat(600);
+    for _ in 0..3 {
+        check("One, two,", true, "generated_tokens_total", 8.0).await;
+        // Where nothing is written that could fail: an answer that is sent whole, and prompts that are read.
+        check("One, two,", false, "generated_tokens_total", 8.0).await;
+        for stream in [true, false] {
+            check(&long, stream, "prompt_tokens_total", 256.0).await;
+        }
     }
-    let before = daemon.metric("sovereign_worker_generated_tokens_total").await;
-    drop(answer);
-    daemon.until("sovereign_worker_slots_busy", 0.0).await;
-    let after = daemon.metric("sovereign_worker_generated_tokens_total").await;
-    // A few steps pass while two sockets tell of it, and the answer would have had 4,000.
-    assert!(after - before < 200.0, "{before} and then {after}");
-    // It computes nothing more.
-    assert_eq!(daemon.metric("sovereign_worker_generated_tokens_total").await, after);
 }
 
 #[tokio::test]
