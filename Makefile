@@ -96,7 +96,7 @@ fuzz: tools ## The engine's readers under random input, ten minutes each
 .PHONY: test-soak
 test-soak: tools assets ## A million random worlds for placement's planner, and two thousand sequences in turmoil
 	SOVEREIGN_PLANS=1000000 cargo test --release --lib placement::plan
-	SOVEREIGN_TURMOIL=2000 cargo test --test it turmoil -- --include-ignored
+	SOVEREIGN_TURMOIL=2000 cargo test --test it turmoil
 
 .PHONY: test-cuda
 test-cuda: kernels ## The CUDA kernels and models on them against the processor's (an NVIDIA card)

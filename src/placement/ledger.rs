@@ -37,6 +37,8 @@ pub struct Entry {
     pub since: Duration,
     /// How it rests, or rested until it was told to rest more deeply or to stop.
     pub rested: Option<Rung>,
+    /// The rest that it goes to or comes from: on the way it may hold what it holds there besides.
+    pub between: Option<Rung>,
     /// Requests being answered.
     pub leases: usize,
     /// When its start began.
@@ -110,6 +112,7 @@ impl Entry {
             state: State::Loading,
             since: now,
             rested: None,
+            between: None,
             leases: 0,
             started: now,
             granted: now,
@@ -137,17 +140,36 @@ impl Entry {
         self.abandoned = false;
     }
 
+    /// Goes to its rest. It must be idle, and what it takes more of host memory must be there.
+    pub fn settle(&mut self, rung: Rung, now: Duration) {
+        self.between = Some(rung);
+        self.enter(State::Settling(rung), now);
+    }
+
+    /// Comes back from its rest.
+    pub fn wake(&mut self, now: Duration) {
+        self.between = self.rested.take();
+        self.enter(State::Waking, now);
+    }
+
     /// What it may occupy in the state in which it is.
-    pub fn grant(&self) -> &Claim {
-        match self.rested {
+    pub fn grant(&self) -> Cow<'_, Claim> {
+        let mut grant = Cow::Borrowed(match self.rested {
             Some(rung) => self.residue(rung),
             None => &self.variant().claim,
+        });
+        if let Some(rung) = self.between {
+            grant.to_mut().raise(self.residue(rung));
         }
+        grant
     }
 
     /// What it occupies, as far as that is known: its grant, and what it was seen to hold beyond.
     pub fn held(&self) -> Cow<'_, Claim> {
-        let mut held = Cow::Borrowed(self.grant());
+        self.at_least_measured(self.grant())
+    }
+
+    fn at_least_measured<'a>(&self, mut held: Cow<'a, Claim>) -> Cow<'a, Claim> {
         for (gpu, measured) in &self.measured {
             if *measured > held.on(gpu) && held.vram.contains_key(gpu) {
                 held.to_mut().vram.insert(gpu.clone(), *measured);
@@ -162,8 +184,14 @@ impl Entry {
             State::Settling(rung) => Cow::Borrowed(self.residue(rung)),
             State::Stopping => Cow::Borrowed(&NOTHING),
             _ if self.retired => Cow::Borrowed(&NOTHING),
+            State::Waking => self.at_least_measured(Cow::Borrowed(&self.variant().claim)),
             _ => self.held(),
         }
+    }
+
+    /// Bytes of host memory that going to rest so takes beyond what it holds.
+    pub fn more_ram(&self, rung: Rung) -> u64 {
+        self.residue(rung).ram.saturating_sub(self.held().ram)
     }
 
     /// What it occupies while it rests so.

@@ -216,6 +216,7 @@ impl Plan {
         }
         if matches!(entry.state, State::Loading | State::Waking) {
             entry.enter(State::Ready, now);
+            entry.between = None;
             entry.displaced.clear();
             (entry.granted, entry.released) = (now, now);
             entry.batch = self.youngest;
@@ -227,7 +228,7 @@ impl Plan {
         if let State::Settling(rung) = entry.state {
             let claim = entry.held().into_owned();
             entry.enter(State::Resting(rung), now);
-            entry.rested = Some(rung);
+            (entry.rested, entry.between) = (Some(rung), None);
             entry.measured.clear();
             self.ledger.gave_back(&claim, now);
         }
@@ -311,6 +312,7 @@ impl Plan {
     /// Makes room: the idle rest or stop, the busy are closed. Says what does not serve any more.
     fn evict(&mut self, evict: &[(InstanceId, Way)], pass: &mut Pass, effects: &mut Vec<Effect>) -> Vec<Arc<Want>> {
         let mut displaced = Vec::new();
+        let mut held = self.ledger.held().ram;
         for (id, way) in evict {
             let Some(entry) = self.ledger.entries.get_mut(id) else { continue };
             if !entry.abandoned && !matches!(entry.state, State::Resting(_)) {
@@ -318,15 +320,21 @@ impl Plan {
             }
             pass.soon.take(&entry.soon());
             pass.spoken.insert(*id);
-            if !entry.is_idle() {
+            pass.soon.add(entry.after(*way));
+            let waits = match way {
+                // The host memory for its rest may be on its way back from others still.
+                Way::Rest(rung) => held + entry.more_ram(*rung) > self.ledger.ram && entry.more_ram(*rung) > 0,
+                Way::End => false,
+            };
+            if waits || !entry.is_idle() {
                 entry.closed = true;
                 pass.going.insert(*id);
                 continue;
             }
             match way {
                 Way::Rest(rung) => {
-                    entry.enter(State::Settling(*rung), pass.now);
-                    pass.soon.add(&entry.soon());
+                    held += entry.more_ram(*rung);
+                    entry.settle(*rung, pass.now);
                     effects.push(Effect::Rest { instance: *id, rung: *rung });
                 }
                 Way::End => {
@@ -357,8 +365,7 @@ impl Plan {
         if let Some(id) = rests
             && let Some(entry) = self.ledger.entries.get_mut(&id)
         {
-            entry.enter(State::Waking, pass.now);
-            entry.rested = None;
+            entry.wake(pass.now);
             entry.displaced = displaced;
             effects.push(Effect::Wake(id));
             return;

@@ -72,7 +72,7 @@ fn tenant(known: &Instance, entry: &Entry, clock: &Clock) -> TenantStatus {
         },
         pinned: entry.want.pinned,
         predicted: variant.claim.clone(),
-        granted: entry.grant().clone(),
+        granted: entry.grant().into_owned(),
         measured_ram: known.measured_ram,
         measured_vram: entry.measured.clone(),
         who: known.who.clone(),

@@ -59,7 +59,9 @@ impl Room {
         });
         let resting: u64 =
             ledger.entries.values().filter(|entry| is_resting(entry)).map(|entry| entry.soon().ram).sum();
-        let for_rests = limits.parked_memory.saturating_sub(resting);
+        // Who rests takes host memory, and there is none to be taken while it is overdrawn.
+        let overdrawn = ledger.entries.values().map(|entry| entry.soon().ram).sum::<u64>() > ledger.ram;
+        let for_rests = if overdrawn { 0 } else { limits.parked_memory.saturating_sub(resting) };
         let candidate = |(id, entry): (InstanceId, &Entry)| Candidate {
             id,
             busy: !entry.is_idle(),

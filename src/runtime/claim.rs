@@ -56,6 +56,16 @@ impl Claim {
         }
     }
 
+    /// At least as much as `other`, of each kind.
+    pub fn raise(&mut self, other: &Claim) {
+        self.ram = self.ram.max(other.ram);
+        self.threads = self.threads.max(other.threads);
+        for (gpu, bytes) in &other.vram {
+            let mine = self.vram.entry(gpu.clone()).or_default();
+            *mine = (*mine).max(*bytes);
+        }
+    }
+
     /// Takes `other` away, down to nothing. A GPU that vanished leaves less than nothing: its claims outlive its budget.
     pub fn take(&mut self, other: &Claim) {
         self.ram = self.ram.saturating_sub(other.ram);

@@ -189,7 +189,6 @@ async fn watch_budget(mut status: watch::Receiver<Arc<Status>>, honest: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes, and its spans are short for a busy machine: `make test-soak`"]
 async fn nothing_is_lost_in_turmoil() {
     let sequences = std::env::var("SOVEREIGN_TURMOIL").ok().and_then(|text| text.parse().ok()).unwrap_or(SEQUENCES);
     let together = Arc::new(Semaphore::new(TOGETHER));

@@ -1,6 +1,7 @@
 //! How instances end: by themselves, because somebody asked, because nobody asks any more.
 
 use super::*;
+use crate::runtime::Rest;
 
 impl Plan {
     pub(super) fn ended(&mut self, id: InstanceId, reason: &str, now: Duration, effects: &mut Vec<Effect>) {
@@ -94,7 +95,8 @@ impl Plan {
     pub(super) fn expire(&mut self, pass: &mut Pass, effects: &mut Vec<Effect>) {
         let resting = self.ledger.entries.values().filter(|entry| is_resting(entry)).map(|entry| entry.soon().ram);
         let mut for_rests = self.limits.parked_memory.saturating_sub(resting.sum());
-        let mut spare = self.ledger.ram.saturating_sub(pass.soon.ram.max(self.ledger.soon().ram));
+        let mut soon = self.ledger.ram.saturating_sub(pass.soon.ram.max(self.ledger.soon().ram));
+        let mut spare = self.ledger.ram.saturating_sub(self.ledger.held().ram);
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
             let keeps = match entry.state {
                 State::Resting(_) => self.limits.park_for,
@@ -108,15 +110,16 @@ impl Plan {
                 continue;
             }
             // The deepest rest: nobody is expected soon.
-            let holds = entry.held().ram;
-            let more = |ram: u64| ram.saturating_sub(holds);
-            let fits = |ram: u64| ram <= for_rests && more(ram) <= spare;
-            let rest = entry.variant().rests.iter().rev().find(|rest| fits(rest.residue.ram));
+            let fits = |rest: &&Rest| rest.residue.ram <= for_rests && entry.more_ram(rest.rung) <= soon;
+            let rest = entry.variant().rests.iter().rev().find(fits);
             match rest.map(|rest| rest.rung).filter(|_| !entry.retired && entry.state == State::Ready) {
+                // Its host memory is on its way back from others; their ends are looked at again.
+                Some(rung) if entry.more_ram(rung) > spare => {}
                 Some(rung) => {
-                    entry.enter(State::Settling(rung), pass.now);
-                    let ram = entry.soon().ram;
-                    (for_rests, spare) = (for_rests.saturating_sub(ram), spare.saturating_sub(more(ram)));
+                    let more = entry.more_ram(rung);
+                    for_rests = for_rests.saturating_sub(entry.residue(rung).ram);
+                    (soon, spare) = (soon.saturating_sub(more), spare.saturating_sub(more));
+                    entry.settle(rung, pass.now);
                     effects.push(Effect::Rest { instance: *id, rung });
                 }
                 None => {

@@ -108,14 +108,13 @@ impl Plan {
 
     /// The next rung for one that holds more than it may.
     fn step_down(&mut self, id: InstanceId, pass: &mut Pass, effects: &mut Vec<Effect>) {
-        let spare = self.ledger.ram.saturating_sub(self.ledger.soon().ram);
+        let spare = self.ledger.ram.saturating_sub(self.ledger.held().ram);
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
         let Some((measured, granted)) = beyond(entry, self.limits.tolerance) else { return };
         let next = entry.excess.as_ref().and_then(|excess| excess.step).map_or(0, |step| step.rung + 1);
         let can = |rung: &Rung| match rung {
             Rung::Sleep | Rung::Park => {
-                let more = |residue: u64| residue.saturating_sub(entry.held().ram);
-                let can = |rest: &Rest| rest.rung == *rung && more(rest.residue.ram) <= spare;
+                let can = |rest: &Rest| rest.rung == *rung && entry.more_ram(*rung) <= spare;
                 entry.variant().rests.iter().any(can) && entry.state == State::Ready && entry.leases == 0
             }
             Rung::Shrink | Rung::Free => entry.state == State::Ready,
@@ -132,7 +131,7 @@ impl Plan {
         match rung {
             Rung::Shrink | Rung::Free => effects.push(Effect::Ease { instance: id, rung }),
             Rung::Sleep | Rung::Park => {
-                entry.enter(State::Settling(rung), pass.now);
+                entry.settle(rung, pass.now);
                 effects.push(Effect::Rest { instance: id, rung });
             }
             Rung::Stop | Rung::Kill => {

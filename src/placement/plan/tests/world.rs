@@ -137,6 +137,7 @@ pub struct Tenant {
     pub variant: Variant,
     pub state: State,
     rested: Option<Rung>,
+    between: Option<Rung>,
     pub leases: usize,
     /// Bytes of the card beyond what it may hold.
     extra: u64,
@@ -146,14 +147,14 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// What it may hold; on its way to a rest or from it, what it holds there too.
     fn grant(&self) -> Claim {
-        match self.rested {
-            Some(rung) => {
-                let rest = self.variant.rests.iter().find(|rest| rest.rung == rung).expect("it can");
-                rest.residue.clone()
-            }
-            None => self.variant.claim.clone(),
+        let residue = |rung| &self.variant.rests.iter().find(|rest| rest.rung == rung).expect("it can").residue;
+        let mut grant = self.rested.map_or(&self.variant.claim, residue).clone();
+        if let Some(rung) = self.between {
+            grant.raise(residue(rung));
         }
+        grant
     }
 
     fn on_card(&self) -> u64 {
@@ -336,7 +337,7 @@ impl World {
                 let Some(tenant) = self.tenants.get_mut(&instance) else { return };
                 if let State::Settling(rung) = tenant.state {
                     tenant.state = State::Resting(rung);
-                    tenant.rested = Some(rung);
+                    (tenant.rested, tenant.between) = (Some(rung), None);
                     self.given_back = Some(self.now);
                     self.tell(Event::Rested(instance));
                 }
@@ -344,7 +345,7 @@ impl World {
             Due::Woken(instance) => {
                 let woken = self.tenants.get_mut(&instance).filter(|tenant| tenant.is(State::Waking));
                 if let Some(tenant) = woken {
-                    tenant.state = State::Ready;
+                    (tenant.state, tenant.between) = (State::Ready, None);
                     self.tell(Event::Ready(instance));
                 }
             }
@@ -394,6 +395,7 @@ impl World {
                         variant: variant.clone(),
                         state,
                         rested: None,
+                        between: None,
                         leases: 0,
                         extra: 0,
                         seen: 0,
@@ -409,7 +411,11 @@ impl World {
                 assert!(!self.models[tenant.model].pinned || self.may_go(tenant), "pinned");
                 let deaf = self.models[tenant.model].deaf;
                 let tenant = self.tenants.get_mut(&instance).expect("it runs");
-                tenant.state = State::Settling(rung);
+                let held = tenant.grant();
+                (tenant.state, tenant.between) = (State::Settling(rung), Some(rung));
+                // The card's part is there already.
+                let more = tenant.grant().ram - held.ram;
+                self.check_room(&Claim { ram: more, ..Claim::default() });
                 if !deaf {
                     self.later(300, Due::Rested(instance));
                 }
@@ -418,8 +424,7 @@ impl World {
                 let tenant = self.tenants.get_mut(&instance).expect("what wakes is there");
                 assert!(matches!(tenant.state, State::Resting(_)));
                 let residue = tenant.grant();
-                tenant.state = State::Waking;
-                tenant.rested = None;
+                (tenant.state, tenant.between) = (State::Waking, tenant.rested.take());
                 let mut more = tenant.grant();
                 more.take(&residue);
                 self.check_room(&more);
