@@ -1,10 +1,11 @@
-//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS]`.
+//! How fast a model is on an NVIDIA card: `cuda MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS|all] [f16|fp8|q4]`.
 //!
 //! What is timed is what a worker would wait for: from tokens to logits in the host's memory. `trace` is for a profiler:
 //! `ncu --profile-from-start off` sees three steps of so many streams. Tokens are random: only speed is looked at.
 
 use sovereign::engine::gguf::Gguf;
-use sovereign::engine::kv_cache::KvCache;
+use sovereign::engine::kernels::KvKind;
+use sovereign::engine::kv_cache::{Capacity, KvCache};
 use sovereign::engine::model::{Batch, Device, Model, Options};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,21 +17,24 @@ fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(path) = arguments.next() else {
         println!(
-            "SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS]"
+            "SKIPPED: say which model: cargo bench --bench cuda -- MODEL.gguf [all|decode|batch|prefill|trace] [STREAMS] [MULTIPROCESSORS|all] [f16|fp8|q4]"
         );
         return Ok(());
     };
     let what = arguments.next().unwrap_or_else(|| "all".into());
     let streams = arguments.next().map_or(Ok(1), |streams| streams.parse())?;
 
-    let multiprocessors = arguments.next().map(|most| most.parse()).transpose()?;
+    let multiprocessors = arguments.next().filter(|most| most != "all").map(|most| most.parse()).transpose()?;
+    let kind = arguments.next().unwrap_or_else(|| "f16".into());
+    let kind =
+        KvKind::ALL.into_iter().find(|known| known.name() == kind).ok_or("keys and values are f16, fp8 or q4")?;
 
     let begun = Instant::now();
     let gguf = Arc::new(Gguf::open(Path::new(&path))?);
     let model = Model::load(gguf, Options { device: Device::Cuda(0), multiprocessors, ..Options::default() })?;
     println!("loaded in {:.2} s", begun.elapsed().as_secs_f64());
     let wants = |name| what == "all" || what == name;
-    let mut bench = Bench { model, random: 1 };
+    let mut bench = Bench { model, kind, random: 1 };
 
     if wants("decode") {
         for depth in [0, 512, 8192, 16384] {
@@ -47,7 +51,7 @@ fn main() -> Result<(), Error> {
     }
     if wants("prefill") {
         for tokens in [64, 128, 256, 512, 1024, 2048, 8192] {
-            let mut cache = bench.model.cache(1, tokens)?;
+            let mut cache = bench.cache(1, tokens)?;
             bench.prompt(&mut cache, 0, tokens)?;
             let mut times = Vec::new();
             for _ in 0..3 {
@@ -68,6 +72,7 @@ fn main() -> Result<(), Error> {
 
 struct Bench {
     model: Model,
+    kind: KvKind,
     random: u64,
 }
 
@@ -75,6 +80,10 @@ impl Bench {
     fn token(&mut self) -> u32 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) as u32 % self.model.hyper().vocabulary as u32
+    }
+
+    fn cache(&self, slots: usize, context: usize) -> Result<KvCache, Error> {
+        Ok(self.model.cache_of(Capacity { kind: self.kind, ..Capacity::whole(slots, context) })?)
     }
 
     fn prompt(&mut self, cache: &mut KvCache, slot: usize, tokens: usize) -> Result<(), Error> {
@@ -95,7 +104,7 @@ impl Bench {
             type Call = unsafe extern "C" fn() -> i32;
             (driver.get::<Call>(b"cuProfilerStart")?, driver.get::<Call>(b"cuProfilerStop")?)
         };
-        let mut cache = self.model.cache(streams, 600)?;
+        let mut cache = self.cache(streams, 600)?;
         for slot in 0..streams {
             self.prompt(&mut cache, slot, 512)?;
         }
@@ -115,7 +124,7 @@ impl Bench {
 
     /// The median time of a step of `streams` conversations of `depth` tokens.
     fn decode(&mut self, streams: usize, depth: usize, steps: usize) -> Result<Duration, Error> {
-        let mut cache = self.model.cache(streams, depth + steps + 8)?;
+        let mut cache = self.cache(streams, depth + steps + 8)?;
         for slot in 0..streams {
             self.prompt(&mut cache, slot, depth)?;
         }

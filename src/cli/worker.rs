@@ -44,7 +44,7 @@ pub struct Worker {
     /// Tokens that all conversations may hold together; those of as many whole ones unless said.
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     kv_tokens: Option<usize>,
-    /// How keys and values are stored: f16, fp8 (half of that) or q4 (a quarter and a bit, not for qwen2); both on the processor only.
+    /// How keys and values are stored: f16, fp8 (half of that) or q4 (a quarter and a bit, not for qwen2).
     #[arg(long, value_name = "KIND", default_value = "f16", value_parser = kv)]
     kv: KvKind,
     /// Answers that may wait; whoever comes then is told to come back later.

@@ -267,10 +267,6 @@ impl Model {
             return Err(Error::Unsupported(problem.into()));
         }
         let held = match &self.loaded {
-            Loaded::Cuda(_) if kind != KvKind::F16 => {
-                let problem = format!("keys and values are stored as {} on the processor only; take f16", kind.name());
-                return Err(Error::Unsupported(problem));
-            }
             Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, capacity)?)),
             Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, capacity)?)),
             Loaded::Encoder(_) => return Err(Error::Request("an encoder holds no conversations".into())),

@@ -3,7 +3,21 @@
 use super::driver::Address;
 use super::{Attention, Buffer, Cache, CacheShape, Cuda, Pairs, Rotation, Step, counters, grown};
 use crate::engine::blocks::BLOCK;
+use crate::engine::kernels::KvKind;
 use std::collections::HashSet;
+use std::ffi::CStr;
+
+/// A name for the driver, of its parts.
+macro_rules! name {
+    ($($part:literal),*) => {
+        const {
+            match CStr::from_bytes_with_nul(concat!($($part,)* "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            }
+        }
+    };
+}
 
 /// Rows of a matrix of queries.
 const ROWS: usize = 16;
@@ -23,7 +37,7 @@ pub(super) struct Queries {
     position: usize,
 }
 
-/// The argument `Attention` of `attention.cu`.
+/// The argument `Attention` of `attention.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Argument {
@@ -167,7 +181,7 @@ impl Cuda {
         attention: &Attention,
         out: &mut Buffer,
     ) {
-        let CacheShape { heads: kv_heads, size, .. } = cache.shape();
+        let CacheShape { heads: kv_heads, size, kind, .. } = cache.shape();
         let Attention { heads, scale, window, softcap } = *attention;
         let packing = Packing::new(heads, kv_heads);
         let Packing { per, subs } = packing;
@@ -204,9 +218,9 @@ impl Cuda {
         let places = kv_heads * subs;
         if !matches!(size, 64 | 96 | 128 | 256) {
             for (queries, at) in [(few, few_at), (many, many_at)] {
-                let argument = Argument { queries: at, ..argument };
+                let (name, argument) = (kernel(kind, size, Variant::Few), Argument { queries: at, ..argument });
                 // SAFETY: takes `Attention`; the lists have as many entries as the grid.
-                unsafe { launch!(self.device, c"attend_any", [queries.len(), kv_heads, 1], 128, 0, argument) };
+                unsafe { launch!(self.device, name, [queries.len(), kv_heads, 1], 128, 0, argument) };
             }
             return;
         }
@@ -230,38 +244,67 @@ impl Cuda {
             let (grid, threads) = ([splits, places, few.len()], warps * 32);
             let turned = turning.k != 0;
             let shared = warps * rows * (size + 2) * 4;
+            let variant = match (turned, small) {
+                (true, _) => Variant::Turned,
+                (false, true) => Variant::Small,
+                (false, false) => Variant::Few,
+            };
             // SAFETY: each takes `Attention`, with shared memory for what all warps found; the list has as many entries as
             // the grid.
-            unsafe {
-                match (size, small) {
-                    (64, _) if turned => launch!(self.device, c"attend_64_turned", grid, threads, shared, argument),
-                    (96, _) if turned => launch!(self.device, c"attend_96_turned", grid, threads, shared, argument),
-                    (128, _) if turned => launch!(self.device, c"attend_128_turned", grid, threads, shared, argument),
-                    (_, _) if turned => launch!(self.device, c"attend_256_turned", grid, threads, shared, argument),
-                    (64, true) => launch!(self.device, c"attend_64_small", grid, threads, shared, argument),
-                    (64, false) => launch!(self.device, c"attend_64", grid, threads, shared, argument),
-                    (96, true) => launch!(self.device, c"attend_96_small", grid, threads, shared, argument),
-                    (96, false) => launch!(self.device, c"attend_96", grid, threads, shared, argument),
-                    (128, true) => launch!(self.device, c"attend_128_small", grid, threads, shared, argument),
-                    (128, false) => launch!(self.device, c"attend_128", grid, threads, shared, argument),
-                    (_, true) => launch!(self.device, c"attend_256_small", grid, threads, shared, argument),
-                    (_, false) => launch!(self.device, c"attend_256", grid, threads, shared, argument),
-                }
-            }
+            unsafe { launch!(self.device, kernel(kind, size, variant), grid, threads, shared, argument) };
         }
         if !many.is_empty() {
             let argument = Argument { queries: many_at, splits: 1, ..argument };
-            let (grid, threads, shared) = ([many.len(), places, 1], WARPS * 32, 3 * size * 128);
+            let shared = 3 * 2 * BLOCK * kind.row_bytes(size);
+            let (grid, threads) = ([many.len(), places, 1], WARPS * 32);
             // SAFETY: each takes `Attention`, with shared memory for three blocks of keys and values; the list has as many
             // entries as the grid.
-            unsafe {
-                match size {
-                    64 => launch!(self.device, c"attend_64_many", grid, threads, shared, argument),
-                    96 => launch!(self.device, c"attend_96_many", grid, threads, shared, argument),
-                    128 => launch!(self.device, c"attend_128_many", grid, threads, shared, argument),
-                    _ => launch!(self.device, c"attend_256_many", grid, threads, shared, argument),
-                }
-            }
+            unsafe { launch!(self.device, kernel(kind, size, Variant::Many), grid, threads, shared, argument) };
         }
+    }
+}
+
+/// Which of the kernels for heads of a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    /// For one token of each conversation, whose queries and keys are turned on the way.
+    Turned,
+    /// For matrices of up to [`SMALL`] rows.
+    Small,
+    /// For few tokens.
+    Few,
+    /// For many.
+    Many,
+}
+
+/// The kernel's name in `attention_*.cu`. Heads of most sizes have one for all.
+fn kernel(kind: KvKind, size: usize, variant: Variant) -> &'static CStr {
+    use {KvKind::*, Variant::*};
+    macro_rules! of {
+        ($size:literal) => {
+            match (kind, variant) {
+                (F16, Turned) => name!("attend_", $size, "_f16_turned"),
+                (F16, Small) => name!("attend_", $size, "_f16_small"),
+                (F16, Few) => name!("attend_", $size, "_f16"),
+                (F16, Many) => name!("attend_", $size, "_f16_many"),
+                (Fp8, Turned) => name!("attend_", $size, "_fp8_turned"),
+                (Fp8, Small) => name!("attend_", $size, "_fp8_small"),
+                (Fp8, Few) => name!("attend_", $size, "_fp8"),
+                (Fp8, Many) => name!("attend_", $size, "_fp8_many"),
+                (Q4, Turned) => name!("attend_", $size, "_q4_turned"),
+                (Q4, Small) => name!("attend_", $size, "_q4_small"),
+                (Q4, Few) => name!("attend_", $size, "_q4"),
+                (Q4, Many) => name!("attend_", $size, "_q4_many"),
+            }
+        };
+    }
+    match (size, kind) {
+        (64, _) => of!(64),
+        (96, _) => of!(96),
+        (128, _) => of!(128),
+        (256, _) => of!(256),
+        (_, F16) => c"attend_any_f16",
+        (_, Fp8) => c"attend_any_fp8",
+        (_, Q4) => c"attend_any_q4",
     }
 }

@@ -3,10 +3,10 @@
 use super::device::{Device, Memory};
 use super::driver::Address;
 use crate::engine::blocks::{BLOCK, Copy};
-use crate::engine::kernels::{CacheShape, OutOfMemory};
+use crate::engine::kernels::{CacheShape, KvKind, OutOfMemory};
 use std::sync::Arc;
 
-/// Keys and values: [blocks, layers, heads, 2, BLOCK, size] halves, where values are [size, BLOCK].
+/// Keys and values: [blocks, layers, heads, 2], each BLOCK rows of a head's numbers in an order that `cache.cuh` tells.
 pub struct Cache {
     memory: Memory,
     shape: CacheShape,
@@ -14,8 +14,9 @@ pub struct Cache {
 
 impl Cache {
     pub(super) fn new(device: &Arc<Device>, shape: CacheShape) -> Result<Cache, OutOfMemory> {
-        let CacheShape { layers, blocks, heads, size, .. } = shape;
-        let bytes = [layers, blocks, heads, BLOCK, size].iter().try_fold(4_usize, |bytes, &n| bytes.checked_mul(n));
+        let CacheShape { layers, blocks, heads, size, kind } = shape;
+        let sizes = [layers, blocks, heads, BLOCK, kind.row_bytes(size)];
+        let bytes = sizes.iter().try_fold(2_usize, |bytes, &n| bytes.checked_mul(n));
         let bytes = bytes.ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
         let memory = device.allocate(bytes, "keys and values")?;
         // What is beyond the end of a conversation is multiplied with zero: it must be a number.
@@ -28,24 +29,28 @@ impl Cache {
         self.shape
     }
 
-    /// Halves of a block, of all layers.
+    /// What its numbers are stored as, as `Kv` of `cache.cuh` has it.
+    pub(super) fn number(&self) -> i32 {
+        match self.shape.kind {
+            KvKind::F16 => 0,
+            KvKind::Fp8 => 1,
+            KvKind::Q4 => 2,
+        }
+    }
+
+    /// Bytes of a block, of all layers.
     pub(super) fn stride(&self) -> u64 {
-        (self.shape.layers * self.layer_len()) as u64
+        self.shape.block_bytes() as u64
     }
 
     /// Where a layer's part of the first block begins.
     pub(super) fn layer(&self, layer: usize) -> Address {
-        self.memory.address() + (layer * self.layer_len() * 2) as u64
-    }
-
-    /// Halves of a layer's part of a block.
-    fn layer_len(&self) -> usize {
-        self.shape.heads * 2 * BLOCK * self.shape.size
+        self.memory.address() + (layer * self.shape.block_bytes() / self.shape.layers) as u64
     }
 
     /// Makes one block what another one is, once what was queued before has ended.
     pub(super) fn copy(&mut self, device: &Device, copy: Copy) {
-        let bytes = self.stride() * 2;
+        let bytes = self.stride();
         let [from, to] = [copy.from, copy.to].map(|block| self.memory.address() + u64::from(block) * bytes);
         let driver = device.bind();
         // SAFETY: both are blocks of this memory, and not the same.

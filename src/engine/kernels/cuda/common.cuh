@@ -53,6 +53,8 @@ DEVICE u32 pack(float a, float b) { return bits(__floats2half2_rn(a, b)); }
 DEVICE float low(u32 x) { return __half2float(__ushort_as_half((u16)x)); }
 DEVICE float high(u32 x) { return __half2float(__ushort_as_half((u16)(x >> 16))); }
 
+DEVICE u32 word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
 DEVICE __half clamped(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
 
 // On Hopper and later, one thread has a piece of memory copied; a barrier in shared memory tells when it is there.

@@ -106,8 +106,6 @@ DEVICE u32 fifth(u32 word, u32 low) {
     return merged<h ? 0x01000100 : 0x00100010>(shifted<to - from>(word), low);
 }
 
-DEVICE u32 word_of(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
 // The quants of five bits of row r of group h of step s, 1024 added (and in the second group 16-fold): pairs 0..3.
 template <int h, int r>
 DEVICE void five(u32 w0, u32 w1, u32 bits, u32 (&out)[4]) {

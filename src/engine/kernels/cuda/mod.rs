@@ -6,7 +6,7 @@
 
 /// Queues a kernel; arguments are values of the types that it takes.
 macro_rules! launch {
-    ($device:expr, $name:literal, $grid:expr, $threads:expr, $shared:expr, $($argument:expr),* $(,)?) => {
+    ($device:expr, $name:expr, $grid:expr, $threads:expr, $shared:expr, $($argument:expr),* $(,)?) => {
         $device.launch($name, $grid, $threads, $shared, &[$((&{ $argument } as *const _ as *const std::ffi::c_void)),*])
     };
 }
@@ -114,6 +114,7 @@ struct Heads {
     adjacent: i32,
     width: i32,
     total: i32,
+    kv: i32,
     eps: f32,
 }
 
@@ -323,8 +324,8 @@ impl Kernels for Cuda {
 
     fn store(&self, k: &Buffer, v: &Buffer, step: &Step, layer: usize, cache: &mut Cache) {
         let CacheShape { heads, size, .. } = cache.shape();
-        let total = step.rows() * heads * size;
-        let (k, v) = (k.read(total), v.read(total));
+        let warps = step.rows() * heads * 2;
+        let [k, v] = [k, v].map(|x| x.read(step.rows() * heads * size));
         let mut state = self.state();
         let (tables, width) = state.put_tables(&self.device, step);
         // The same argument as that of `rotate_store`, without what is rotated.
@@ -345,10 +346,11 @@ impl Kernels for Cuda {
             size: size as i32,
             adjacent: 0,
             width: width as i32,
-            total: total as i32,
+            total: warps as i32,
+            kv: cache.number(),
             eps: 0.0,
         };
-        let grid = [total.div_ceil(THREADS), 1, 1];
+        let grid = [warps.div_ceil(THREADS / 32), 1, 1];
         // SAFETY: takes `Heads`; buffers, lists and cache have as many rows, heads and positions.
         unsafe { launch!(self.device, c"store", grid, THREADS, 0, argument) };
     }
@@ -384,6 +386,7 @@ impl Kernels for Cuda {
             adjacent: i32::from(of_q.pairs == Pairs::Adjacent),
             width: width as i32,
             total: total as i32,
+            kv: cache.number(),
             eps: of_q.norm.map_or(0.0, |(_, eps)| eps),
         };
         let grid = [total.div_ceil(THREADS / 32), 1, 1];

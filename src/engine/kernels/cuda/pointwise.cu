@@ -1,5 +1,5 @@
 // What touches each number of the activations once: norms, rotations, gates, sums, and the move into halves.
-#include "common.cuh"
+#include "cache.cuh"
 
 DEVICE void store8(float* row, int k, int width, const float (&x)[8]) {
     if (k + 8 <= width && (size_t)(row + k) % 16 == 0) {
@@ -135,8 +135,8 @@ KERNEL angles(const u32* positions, const double* frequencies, int count, int to
     out[2 * i + 1] = sine;
 }
 
-// A warp normalises a head if there is a weight, then rotates it; if there is a place in the cache, it is put there too.
-DEVICE void rotate_head(float* v, int size, int adjacent, const float2* turns, const float* weight, float eps, __half* cached) {
+// A warp normalises a head if there is a weight, then rotates it.
+DEVICE void rotate_head(float* v, int size, int adjacent, const float2* turns, const float* weight, float eps) {
     const int lane = threadIdx.x % 32;
     float by = 1;
     if (weight) {
@@ -150,7 +150,6 @@ DEVICE void rotate_head(float* v, int size, int adjacent, const float2* turns, c
         const float2 turn = turns[i];
         v[j] = a * turn.x - b * turn.y;
         v[k] = b * turn.x + a * turn.y;
-        if (cached) cached[j] = clamped(v[j]), cached[k] = clamped(v[k]);
     }
 }
 
@@ -160,22 +159,26 @@ KERNEL rotate(float* x, int heads, int size, int adjacent, const float* angles, 
     const int head = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (head >= total) return;
     const float2* turns = (const float2*)angles + (size_t)(head / heads) * (size / 2);
-    rotate_head(x + (size_t)head * size, size, adjacent, turns, weight, eps, 0);
+    rotate_head(x + (size_t)head * size, size, adjacent, turns, weight, eps);
 }
 
 struct Heads {
     float *q, *k;
     const float *v, *angles, *q_weight, *k_weight;
     const u32 *slots, *positions, *tables;
-    __half* cache;  // of the layer, in the first block
-    u64 stride;     // halves from block to block
-    int heads, kv_heads, size, adjacent, width, total;
+    u8* cache;   // of the layer, in the first block
+    u64 stride;  // bytes from block to block
+    int heads, kv_heads, size, adjacent, width, total, kv;
     float eps;
 
-    // The keys [32, size] of a head in the block of this row's position, before the values [size, 32].
-    __device__ __forceinline__ __half* keys(int row, int kv) const {
-        const u32 block = tables[(size_t)slots[row] * width + positions[row] / 32];
-        return cache + block * stride + (size_t)kv * 2 * 32 * size;
+    // A warp stores the key or value of a head where its row's position is.
+    __device__ __forceinline__ void store(int row, int head, bool value) const {
+        const int bytes = half_bytes(kv, size);
+        const u32 position = positions[row], block = tables[(size_t)slots[row] * width + position / 32];
+        u8* to = cache + block * stride + (size_t)(2 * head + value) * bytes;
+        float x[8];
+        load8((value ? v : k) + ((size_t)row * kv_heads + head) * size, threadIdx.x % 32 * 8, size, x);
+        put(kv, size, to, value, position % 32, x);
     }
 };
 
@@ -183,37 +186,31 @@ struct Heads {
 KERNEL rotate_store(const __grid_constant__ Heads a) {
     release();
     depend();
-    const int warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (warp >= a.total) return;
     const int each = a.heads + 2 * a.kv_heads, row = warp / each, head = warp % each;
     const float2* turns = (const float2*)a.angles + (size_t)row * (a.size / 2);
     if (head < a.heads) {
-        rotate_head(a.q + ((size_t)row * a.heads + head) * a.size, a.size, a.adjacent, turns, a.q_weight, a.eps, 0);
+        rotate_head(a.q + ((size_t)row * a.heads + head) * a.size, a.size, a.adjacent, turns, a.q_weight, a.eps);
         return;
     }
     const int kv = (head - a.heads) % a.kv_heads;
-    const u32 position = a.positions[row] % 32;
-    __half* keys = a.keys(row, kv);
-    const size_t from = ((size_t)row * a.kv_heads + kv) * a.size;
-    if (head < a.heads + a.kv_heads) {
-        rotate_head(a.k + from, a.size, a.adjacent, turns, a.k_weight, a.eps, keys + position * a.size);
-    } else {
-        __half* values = keys + 32 * a.size + position;
-        for (int i = lane; i < a.size; i += 32) values[i * 32] = clamped(a.v[from + i]);
+    const bool value = head >= a.heads + a.kv_heads;
+    if (!value) {
+        rotate_head(a.k + ((size_t)row * a.kv_heads + kv) * a.size, a.size, a.adjacent, turns, a.k_weight, a.eps);
+        __syncwarp();
     }
+    a.store(row, kv, value);
 }
 
-// Keys and values into the cache.
+// Keys and values into the cache: a warp a head's.
 KERNEL store(const __grid_constant__ Heads a) {
     release();
     depend();
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= a.total) return;
-    const int at = i % a.size, head = i / a.size % a.kv_heads, row = i / a.size / a.kv_heads;
-    const u32 position = a.positions[row] % 32;
-    __half* keys = a.keys(row, head);
-    keys[position * a.size + at] = clamped(a.k[i]);
-    keys[(a.size + at) * 32 + position] = clamped(a.v[i]);
+    const int warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (warp >= a.total) return;
+    const int row = warp / 2 / a.kv_heads;
+    a.store(row, warp / 2 % a.kv_heads, warp % 2);
 }
 
 KERNEL add(float* x, const float* y, u64 count) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::kernels::cuda::tests::cuda;
+use crate::engine::kv_cache::Capacity;
 
 /// Activations are rounded to halves, keys and values too; that is all, layer after layer. Rounding to 8 bits, as a
 /// processor does, is allowed 3e-3.
@@ -39,6 +40,28 @@ fn architectures() {
         // Qwen's have no windows.
         let window = if architecture.starts_with("qwen") { None } else { Some(6) };
         check_there(&Tiny { head: 256, width: 256, hidden: 512, softcap: Some(3.0), window, ..tiny });
+    }
+}
+
+#[test]
+fn keys_and_values_of_fewer_bits_are_those_of_the_processor() {
+    if cuda().is_none() {
+        return;
+    }
+    for (architecture, head) in [("llama", 64), ("qwen3", 128), ("gemma3", 96), ("llama", 32)] {
+        let tiny = Tiny { head, width: 256, hidden: 512, ..Tiny::new(architecture) };
+        let (here, there) = (load(&tiny), load_there(&tiny));
+        // What differs by the rounding to halves may be rounded to another number of few bits.
+        for (kind, most) in [(KvKind::Fp8, 2e-3), (KvKind::Q4, 1e-2)] {
+            let capacity = Capacity { kind, ..Capacity::whole(1, 32) };
+            let expected = logits(&here, &mut here.cache_of(capacity).unwrap(), 0, &TOKENS, 3);
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+            for piece in [1, 8, 20] {
+                let found = logits(&there, &mut there.cache_of(capacity).unwrap(), 0, &TOKENS, piece);
+                let nmse = nmse(&found, &expected);
+                assert!(nmse < most, "{tiny:?} as {kind:?} in pieces of {piece}: nmse {nmse}");
+            }
+        }
     }
 }
 

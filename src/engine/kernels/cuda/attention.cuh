@@ -1,10 +1,11 @@
 // Attention over the cache. The heads of queries that share a head of keys, and tokens that follow each other, are the rows
 // of one matrix of 16, so that each key and value is read once for all of them. Positions come in blocks of 32.
 //
-// With the order of the matrix instruction's rows and columns being ours, each lane's part of the keys and of the values
-// (which the cache keeps transposed in each block) is 16 neighbouring bytes: column g of the i-th of four score
-// matrices is position 8 * (g / 2) + 2i + g % 2, so that lane t's scores are of positions 8t..8t+7.
-#include "common.cuh"
+// With the order of the matrix instruction's rows and columns being ours, column g of the i-th of four score matrices is
+// position 8 * (g / 2) + 2i + g % 2, so that lane t's scores are of positions 8t..8t+7. The cache has keys and values in
+// that order (`cache.cuh`); what they are stored as is known when this is compiled.
+#pragma once
+#include "cache.cuh"
 
 // Tokens of a slot that follow each other.
 struct Queries {
@@ -13,13 +14,13 @@ struct Queries {
 
 struct Attention {
     const float* q;         // [rows, heads, size]
-    __half* cache;          // of the layer, in the first block
+    u8* cache;              // of the layer, in the first block
     const u32* tables;      // of each slot, its blocks of 32 positions
     const Queries* queries;
     float* out;             // [rows, heads, size]
     float* partial;         // of each split, [16, size + 2]
     u32* arrived;           // zeros
-    u64 stride;             // halves from block to block
+    u64 stride;             // bytes from block to block
     int heads, kv_heads, size, width, window, splits;
     int per, subs;          // heads of queries in a matrix, and matrices that a head of keys needs
     float scale, softcap;   // no softcap: zero
@@ -29,8 +30,11 @@ struct Attention {
     int adjacent;
 
     __device__ __forceinline__ const u32* table(int slot) const { return tables + (size_t)slot * width; }
-    // The keys [32, size] of a head in a block, before the values [size, 32].
-    __device__ __forceinline__ __half* keys(u32 block, int kv) const { return cache + block * stride + (size_t)kv * 2 * 32 * size; }
+    // The keys of a head in a block, before the values.
+    template <int KV>
+    __device__ __forceinline__ u8* keys(u32 block, int head, int size) const {
+        return cache + block * stride + (size_t)head * 2 * half_bytes(KV, size);
+    }
 };
 
 constexpr float LOG2E = 1.4426950408889634f;
@@ -41,13 +45,59 @@ DEVICE float score(float x, const Attention& a) {
     return x * LOG2E;
 }
 
-DEVICE uint4 load16(const __half* p) { return *(const uint4*)p; }
+// What a lane has of the keys or values of a head in a block, from wherever those are.
+template <int D, int KV>
+struct Lane {
+    static constexpr int PIECES = D / 8, PER = pieces_of(KV), LOADS = PIECES / PER;
+    const u8* at;
 
-// What of a row of queries a lane has, of two matrices of 16 columns each.
-DEVICE void query(const float* q, u32 (&a)[2], u32 (&b)[2]) {
-    const float4 x = *(const float4*)q, y = *(const float4*)(q + 4);
-    a[0] = pack(x.x, x.y), a[1] = pack(x.z, x.w);
-    b[0] = pack(y.x, y.y), b[1] = pack(y.z, y.w);
+    __device__ __forceinline__ Lane(const u8* at) : at(at) {}
+    // Its pieces from PER * i on.
+    __device__ __forceinline__ uint4 load(int i) const { return *(const uint4*)(at + i * 512 + threadIdx.x % 32 * 16); }
+    // Of four bits the sizes of the steps of its eight positions, in a group of 32 dimensions.
+    __device__ __forceinline__ uint4 sizes(int group) const {
+        return KV == Q4 ? *(const uint4*)(at + steps_at(D, group) + threadIdx.x % 4 * 16) : make_uint4(0, 0, 0, 0);
+    }
+};
+
+// Butterflies of the Hadamard transform between an array's numbers h apart, up to `below`.
+template <int COUNT>
+DEVICE void butterflies(float (&x)[COUNT], int below) {
+#pragma unroll
+    for (int h = 1; h < COUNT; h *= 2)
+#pragma unroll
+        for (int i = 0; i < COUNT; i++)
+            if (h < below && !(i & h) && i + h < COUNT) {
+                const float a = x[i], b = x[i + h];
+                x[i] = a + b, x[i + h] = a - b;
+            }
+}
+// The same between lanes.
+DEVICE float butterfly(float x, int h) {
+    const float other = __shfl_xor_sync(0xffffffff, x, h);
+    return threadIdx.x & h ? other - x : x + other;
+}
+
+// A row of queries turned as keys of four bits are: a lane has the columns 8t..8t+7 of every 32.
+template <int D>
+DEVICE void hadamard_of(float (&v)[D / 32][8]) {
+    constexpr int TURNED = D & -D;
+    const float by = rsqrtf(TURNED);
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) {
+        butterflies(v[j], 8);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[j][i] = butterfly(butterfly(v[j][i] * by, 1), 2);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float x[D / 32];
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) x[j] = v[j][i];
+        butterflies(x, TURNED / 32);
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) v[j][i] = x[j];
+    }
 }
 
 // A lane's columns (8t..8t+7 of every 32) of a head, normalised if there is a weight, and turned. Lanes with the same t may
@@ -92,10 +142,12 @@ DEVICE void turn(const float* head, const float* weight, float eps, int adjacent
 }
 
 // A matrix of 16 rows of queries and what it has seen so far.
-template <int D, bool SMALL>
+template <int D, int KV, bool SMALL>
 struct Rows {
     static constexpr int N = SMALL ? 1 : 2;  // rows g, and g + 8 if there are more than 8
+    typedef Lane<D, KV> L;
     u32 q[D / 16][2 * N];
+    float offset[KV == Q4 ? D / 32 : 1][N];  // what scores of keys of four bits begin with, for each group
     float o[D / 8][2 * N];
     float most[N], sum[N];
     int position[N];
@@ -109,21 +161,37 @@ struct Rows {
             for (int i = 0; i < 2 * N; i++) o[d][i] = 0;
     }
 
+    // Takes what a lane has of row g + 8n of the queries.
+    __device__ __forceinline__ void take(int n, float (&v)[D / 32][8]) {
+        if constexpr (KV == Q4) hadamard_of<D>(v);
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) {
+            // Every second pair of a key of four bits is 16 times as much.
+            const float by = KV == Q4 ? 0.0625f : 1;
+            u32 pairs[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) pairs[i] = i % 2 ? pack(v[j][2 * i] * by, v[j][2 * i + 1] * by) : pack(v[j][2 * i], v[j][2 * i + 1]);
+            q[2 * j][n] = pairs[0], q[2 * j][N + n] = pairs[1];
+            q[2 * j + 1][n] = pairs[2], q[2 * j + 1][N + n] = pairs[3];
+            if constexpr (KV == Q4) {
+                // Steps are 1024 + q there, and 1024 + 16 q in every second pair, for q - 8.
+                float sum = -1032 * (low(pairs[0]) + high(pairs[0]) + low(pairs[2]) + high(pairs[2]));
+                sum -= 1152 * (low(pairs[1]) + high(pairs[1]) + low(pairs[3]) + high(pairs[3]));
+                sum += __shfl_xor_sync(0xffffffff, sum, 1);
+                offset[j][n] = sum + __shfl_xor_sync(0xffffffff, sum, 2);
+            }
+        }
+    }
+
     // Of one token, whose `rows` heads are turned first.
     __device__ __forceinline__ void turned(const Attention& a, const Queries& tile, int rows, int head) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
+        const int g = threadIdx.x % 32 / 4;
         float v[D / 32][8];
         const float* from = a.q + ((size_t)tile.row * a.heads + head + min(g, rows - 1)) * D;
         turn<D>(from, a.q_weight, a.q_eps, a.adjacent, (const float2*)a.angles + (size_t)tile.row * (D / 2), v);
         // Rows that aren't there see nothing.
         position[0] = g < rows ? tile.position : -1;
-#pragma unroll
-        for (int j = 0; j < D / 32; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                q[2 * j + i][0] = pack(v[j][4 * i], v[j][4 * i + 1]);
-                q[2 * j + i][1] = pack(v[j][4 * i + 2], v[j][4 * i + 3]);
-            }
+        take(0, v);
         clear();
     }
 
@@ -136,13 +204,17 @@ struct Rows {
             const bool there = r < rows;
             position[n] = there ? tile.position + r / a.per : -1;
             const float* from = a.q + ((size_t)(tile.row + (there ? r / a.per : 0)) * a.heads + head + (there ? r % a.per : 0)) * D;
+            float v[D / 32][8];
 #pragma unroll
             for (int j = 0; j < D / 32; j++) {
-                u32 x[2] = {0, 0}, y[2] = {0, 0};
-                if (there) query(from + 32 * j + 8 * t, x, y);
-                q[2 * j][n] = x[0], q[2 * j][N + n] = x[1];
-                q[2 * j + 1][n] = y[0], q[2 * j + 1][N + n] = y[1];
+                if (there) {
+                    load8(from, 32 * j + 8 * t, D, v[j]);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < 8; i++) v[j][i] = 0;
+                }
             }
+            take(n, v);
         }
         clear();
     }
@@ -159,22 +231,40 @@ struct Rows {
         }
     }
 
-    // Sees a block of 32 positions; keys(i, j) and values(d) give the lane's parts.
-    template <typename K, typename V>
-    __device__ __forceinline__ void see(const Attention& a, int block, bool whole, K keys, V values) {
+    // Sees a block of 32 positions; keys(i) and values(i) give the lane's loads, `between` is done between those.
+    template <typename K, typename V, typename B>
+    __device__ __forceinline__ void see(const Attention& a, int block, bool whole, K keys, L of_keys, V values, L of_values, B between) {
         const int t = threadIdx.x % 4;
         float s[4][2 * N];
+        uint4 raw, sizes[KV == Q4 ? D / 32 : 1];
+        if constexpr (KV == Q4)
+#pragma unroll
+            for (int j = 0; j < D / 32; j++) sizes[j] = of_keys.sizes(j);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
 #pragma unroll
             for (int c = 0; c < 2 * N; c++) s[i][c] = 0;
 #pragma unroll
             for (int j = 0; j < D / 32; j++) {
-                const uint4 k = keys(i, j);
-                multiply(s[i], q[2 * j], k.x, k.y);
-                multiply(s[i], q[2 * j + 1], k.z, k.w);
+                const int piece = i * (D / 32) + j;
+                if (piece % L::PER == 0) raw = keys(piece / L::PER);
+                const uint4 k = key_of(KV, raw, piece);
+                if constexpr (KV == Q4) {
+                    float part[2 * N];
+#pragma unroll
+                    for (int c = 0; c < 2 * N; c++) part[c] = offset[j][c / 2];
+                    multiply(part, q[2 * j], k.x, k.y);
+                    multiply(part, q[2 * j + 1], k.z, k.w);
+                    const u32 size = word_of(sizes[j], i);
+#pragma unroll
+                    for (int c = 0; c < 2 * N; c++) s[i][c] += part[c] * (c % 2 ? high(size) : low(size));
+                } else {
+                    multiply(s[i], q[2 * j], k.x, k.y);
+                    multiply(s[i], q[2 * j + 1], k.z, k.w);
+                }
             }
         }
+        between();
 #pragma unroll
         for (int n = 0; n < N; n++) {
             float m = most[n];
@@ -210,13 +300,35 @@ struct Rows {
             for (int n = 0; n < N; n++) p[i / 2][i % 2 * N + n] = pack(s[i][2 * n], s[i][2 * n + 1]);
 #pragma unroll
         for (int d = 0; d < D / 8; d++) {
-            const uint4 v = values(d);
+            if (d % L::PER == 0) raw = values(d / L::PER);
+            if (d % 4 == 0) sizes[0] = of_values.sizes(d / 4);
+            const uint4 v = value_of(KV, raw, d, sizes[0]);
             multiply(o[d], p[0], v.x, v.y);
             multiply(o[d], p[1], v.z, v.w);
         }
     }
 
     __device__ __forceinline__ void finish() {
+        if constexpr (KV == Q4) {
+            // What values of four bits give is turned back: lane t has of row g the columns 8d + 2t and 8d + 2t + 1.
+            constexpr int TURNED = D & -D;
+            const float by = rsqrtf(TURNED);
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                float x[2][D / 8];
+#pragma unroll
+                for (int d = 0; d < D / 8; d++) {
+                    const float a = o[d][2 * n] * by, b = o[d][2 * n + 1] * by;
+                    x[0][d] = butterfly(butterfly(a + b, 1), 2), x[1][d] = butterfly(butterfly(a - b, 1), 2);
+                }
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    butterflies(x[c], TURNED / 8);
+#pragma unroll
+                    for (int d = 0; d < D / 8; d++) o[d][2 * n + c] = x[c][d];
+                }
+            }
+        }
 #pragma unroll
         for (int n = 0; n < N; n++) {
             sum[n] += __shfl_xor_sync(0xffffffff, sum[n], 1);
@@ -228,32 +340,35 @@ struct Rows {
 DEVICE int first_block(const Attention& a, const Queries& tile) { return max(0, tile.position - a.window + 1) / 32; }
 
 // A warp stores the key and value of a token, in the block where it belongs.
-template <int D>
-DEVICE void put(const Attention& a, const Queries& tile, int kv, __half* keys) {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, at = tile.position % 32;
-    const size_t from = ((size_t)tile.row * a.kv_heads + kv) * D;
-    float v[D / 32][8];
+template <int D, int KV>
+DEVICE void store(const Attention& a, const Queries& tile, int head, u8* keys) {
+    const int lane = threadIdx.x % 32, g = lane / 4, at = tile.position % 32;
+    const size_t from = ((size_t)tile.row * a.kv_heads + head) * D;
+    float v[D / 32][8], x[8];
     turn<D>(a.k + from, a.k_weight, a.k_eps, a.adjacent, (const float2*)a.angles + (size_t)tile.row * (D / 2), v);
+    // Lanes have eight neighbours each.
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = 0;
 #pragma unroll
     for (int j = 0; j < D / 32; j++)
-        if (g == j) {
-            __half* to = keys + at * D + 32 * j + 8 * t;
+        if (g == j)
 #pragma unroll
-            for (int i = 0; i < 8; i++) to[i] = clamped(v[j][i]);
-        }
-    for (int i = lane; i < D; i += 32) keys[(D + i) * 32 + at] = clamped(a.v[from + i]);
+            for (int i = 0; i < 8; i++) x[i] = v[j][i];
+    put(KV, D, keys, false, at, x);
+    load8(a.v + from, 8 * lane, D, x);
+    put(KV, D, keys + half_bytes(KV, D), true, at, x);
     __syncwarp();
 }
 
 // Keys and values of a head in a block are brought nearer.
-template <int D>
-DEVICE void prefetch(const __half* keys) {
-    for (int i = threadIdx.x % 32; i < D; i += 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + i * 64));
+template <int D, int KV>
+DEVICE void prefetch(const u8* keys) {
+    for (int i = threadIdx.x % 32; i < 2 * half_bytes(KV, D) / 128; i += 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + i * 128));
 }
 
 // For few tokens: the warps of a block, and the blocks of the grid's first dimension, share the positions. With TURNED there
 // is one token of each conversation, and its queries and key are still to be turned, and key and value to be stored.
-template <int D, bool SMALL, bool TURNED>
+template <int D, int KV, bool SMALL, bool TURNED>
 DEVICE void attend(const Attention& a) {
     extern __shared__ float shared[];
     release();
@@ -267,36 +382,32 @@ DEVICE void attend(const Attention& a) {
     const int real = min(a.per, group - sub * a.per);
     const u32* table = a.table(tile.slot);
     const int to = (tile.position + tile.count - 1) / 32 + 1, stride = a.splits * warps;
-    const int lane_key = (8 * (g / 2) + g % 2) * D + 8 * t, lane_value = 32 * D + g * 32 + 8 * t;
     int block = first_block(a, tile) + blockIdx.x * warps + warp;
     // Where the next block lies is looked up before this one is looked through.
     u32 upcoming = block < to ? table[block] : 0;
-    if (block < to) prefetch<D>(a.keys(upcoming, kv));
-    if (block + stride < to) prefetch<D>(a.keys(table[block + stride], kv));
+    if (block < to) prefetch<D, KV>(a.keys<KV>(upcoming, kv, D));
+    if (block + stride < to) prefetch<D, KV>(a.keys<KV>(table[block + stride], kv, D));
     depend();
 
-    Rows<D, SMALL> r;
+    typedef Lane<D, KV> L;
+    Rows<D, KV, SMALL> r;
     if constexpr (TURNED) {
         r.turned(a, tile, real, head);
         const int last = to - 1;
-        if (block <= last && (last - block) % stride == 0) put<D>(a, tile, kv, a.keys(table[last], kv));
+        if (block <= last && (last - block) % stride == 0) store<D, KV>(a, tile, kv, a.keys<KV>(table[last], kv, D));
     } else {
         r.init(a, tile, 0, real == a.per ? rows : real, head);
     }
     for (; block < to; block += stride) {
-        const __half* keys = a.keys(upcoming, kv);
-        const __half *k = keys + lane_key, *v = keys + lane_value;
+        const L keys(a.keys<KV>(upcoming, kv, D)), values(keys.at + half_bytes(KV, D));
         if (block + stride < to) upcoming = table[block + stride];
         // Where there are registers for it, values are on their way before they are wanted.
-        constexpr int KEPT = D > 128 ? 0 : D / 8;
-        uint4 kept[D / 8];
+        constexpr int KEPT = D > 128 ? 0 : L::LOADS;
+        uint4 kept[L::LOADS];
 #pragma unroll
-        for (int d = 0; d < KEPT; d++) kept[d] = load16(v + d * 256);
-        auto value = [&](int d) {
-            if (d >= KEPT) kept[d] = load16(v + d * 256);
-            return kept[d];
-        };
-        r.see(a, block, false, [&](int i, int j) { return load16(k + 2 * i * D + 32 * j); }, value);
+        for (int i = 0; i < KEPT; i++) kept[i] = values.load(i);
+        auto value = [&](int i) { return KEPT ? kept[i] : values.load(i); };
+        r.see(a, block, false, [&](int i) { return keys.load(i); }, keys, value, values, [] {});
     }
     r.finish();
 
@@ -370,7 +481,7 @@ DEVICE void copy16(u32 to, const void* from) {
 // slot through shared memory, in the order in which lanes take them. Three blocks of positions are on their way.
 constexpr int WARPS = 8, STAGES = 3;
 
-template <int D>
+template <int D, int KV>
 DEVICE void attend_many(const Attention& a) {
     extern __shared__ float shared[];
     release();
@@ -385,23 +496,17 @@ DEVICE void attend_many(const Attention& a) {
     const int mine = max(0, min(tokens, tile.count - first));
     const Queries own = {tile.row + first, mine, tile.slot, tile.position + first};
 
-    Rows<D, false> r;
+    Rows<D, KV, false> r;
     r.init(a, own, 0, real == a.per ? mine * a.per : min(mine, 1) * real, head);
     const int from = first_block(a, tile), to = (tile.position + tile.count - 1) / 32 + 1;
-    constexpr int PIECES = D * 4;  // of 16 bytes, of keys and as many of values
+    constexpr int BYTES = 2 * half_bytes(KV, D);
     const u32 base = (u32)__cvta_generic_to_shared(shared);
     auto fetch = [&](int block) {
         if (block < to) {
-            const __half* keys = a.keys(table[block], kv);
-            const u32 stage = base + (block - from) % STAGES * PIECES * 32;
+            const u8* keys = a.keys<KV>(table[block], kv, D);
+            const u32 stage = base + (block - from) % STAGES * BYTES;
 #pragma unroll
-            for (int i = threadIdx.x; i < PIECES; i += WARPS * 32) {
-                const int at = i / 32, l = i % 32, g = l / 4, t = l % 4;
-                // keys: piece (i, j) of lane l; values: piece d of lane l
-                const int row = at / (D / 32), j = at % (D / 32);
-                copy16(stage + i * 16, keys + (8 * (g / 2) + 2 * row + g % 2) * D + 32 * j + 8 * t);
-                copy16(stage + (PIECES + i) * 16, keys + 32 * D + (at * 8 + g) * 32 + 8 * t);
-            }
+            for (int i = threadIdx.x * 16; i < BYTES; i += WARPS * 512) copy16(stage + i, keys + i);
         }
         asm volatile("cp.async.commit_group;");
     };
@@ -414,8 +519,8 @@ DEVICE void attend_many(const Attention& a) {
         const int last = own.position + mine - 1;
         if (mine == 0 || block * 32 > last || block * 32 + 31 <= own.position - a.window) continue;
         const bool whole = block * 32 + 31 <= own.position && block * 32 > last - a.window;
-        const uint4* stage = (const uint4*)shared + (block - from) % STAGES * PIECES * 2 + lane;
-        r.see(a, block, whole, [&](int i, int j) { return stage[(i * (D / 32) + j) * 32]; }, [&](int d) { return stage[PIECES + d * 32]; });
+        const Lane<D, KV> keys((const u8*)shared + (block - from) % STAGES * BYTES), values(keys.at + half_bytes(KV, D));
+        r.see(a, block, whole, [&](int i) { return keys.load(i); }, keys, [&](int i) { return values.load(i); }, values, [] {});
     }
     r.finish();
 #pragma unroll
@@ -429,41 +534,65 @@ DEVICE void attend_many(const Attention& a) {
     }
 }
 
-#define ATTEND(D)                                                                                                       \
-    KERNEL __launch_bounds__(256) attend_##D##_turned(const __grid_constant__ Attention a) { attend<D, true, true>(a); } \
-    KERNEL __launch_bounds__(256) attend_##D##_small(const __grid_constant__ Attention a) { attend<D, true, false>(a); } \
-    KERNEL __launch_bounds__(128) attend_##D(const __grid_constant__ Attention a) { attend<D, false, false>(a); }        \
-    KERNEL __launch_bounds__(256) attend_##D##_many(const __grid_constant__ Attention a) { attend_many<D>(a); }
-ATTEND(64)
-ATTEND(96)
-ATTEND(128)
-ATTEND(256)
-
-// For heads of other sizes up to 256: a warp a token and head, lanes share the dimensions.
-KERNEL attend_any(const __grid_constant__ Attention a) {
+// For heads of other sizes up to 256, which lie as they are: a warp a token and head, lanes share the dimensions.
+template <int KV>
+DEVICE void attend_any(const Attention& a) {
     release();
     depend();
     const int lane = threadIdx.x % 32, D = a.size, kv = blockIdx.y, group = a.heads / a.kv_heads;
     const Queries tile = a.queries[blockIdx.x];
     const u32* table = a.table(tile.slot);
+    // Lanes have every 32nd dimension.
+    auto number = [&](const u8* row, int i) {
+        if (KV == HALF) return __half2float(((const __half*)row)[lane + 32 * i]);
+        if (KV == FP8) return low(from_e4m3(row[lane + 32 * i], false));
+        const u8* from = row + i * 18;
+        const float q = (from[2 + lane % 16] >> lane / 16 * 4 & 15) - 8.f;
+        return __half2float(__float2half_rn(q * __half2float(*(const __half*)from)));
+    };
+    auto hadamard = [&](float (&x)[8]) {
+        const int turned = D & -D;
+        butterflies(x, turned / 32);
+        for (int i = 0; i < 8; i++) {
+            for (int h = 1; h < 32; h *= 2) x[i] = butterfly(x[i], h);
+            x[i] *= rsqrtf(turned);
+        }
+    };
     for (int pair = threadIdx.x / 32; pair < tile.count * group; pair += blockDim.x / 32) {
         const int token = pair / group, position = tile.position + token;
         const size_t at = ((size_t)(tile.row + token) * a.heads + kv * group + pair % group) * D;
         float q[8], o[8], most = -INFINITY, sum = 0;
         for (int i = 0; i < 8; i++) q[i] = lane + 32 * i < D ? a.q[at + lane + 32 * i] : 0, o[i] = 0;
+        if (KV == Q4) hadamard(q);
         for (int p = max(0, position - a.window + 1); p <= position; p++) {
-            const __half *keys = a.keys(table[p / 32], kv), *values = keys + 32 * D;
+            constexpr int ROWS = 32;
+            const int row = half_bytes(KV, D) / ROWS;
+            const u8* key = a.keys<KV>(table[p / ROWS], kv, D) + p % ROWS * row;
             float x = 0;
             for (int i = 0; i < 8; i++)
-                if (lane + 32 * i < D) x += q[i] * __half2float(keys[p % 32 * D + lane + 32 * i]);
+                if (lane + 32 * i < D) x += q[i] * number(key, i);
             x = score(warp_sum(x), a);
             const float m = fmaxf(most, x), less = exp2f(most - m), by = exp2f(x - m);
             most = m;
             sum = sum * less + by;
             for (int i = 0; i < 8; i++)
-                if (lane + 32 * i < D) o[i] = o[i] * less + by * __half2float(values[(lane + 32 * i) * 32 + p % 32]);
+                if (lane + 32 * i < D) o[i] = o[i] * less + by * number(key + ROWS * row, i);
         }
+        if (KV == Q4) hadamard(o);
         for (int i = 0; i < 8; i++)
             if (lane + 32 * i < D) a.out[at + lane + 32 * i] = o[i] / sum;
     }
 }
+
+#define ATTEND(D, KV, NAME)                                                                                                            \
+    KERNEL __launch_bounds__(256) attend_##D##_##NAME##_turned(const __grid_constant__ Attention a) { attend<D, KV, true, true>(a); } \
+    KERNEL __launch_bounds__(256) attend_##D##_##NAME##_small(const __grid_constant__ Attention a) { attend<D, KV, true, false>(a); } \
+    KERNEL __launch_bounds__(128) attend_##D##_##NAME(const __grid_constant__ Attention a) { attend<D, KV, false, false>(a); }        \
+    KERNEL __launch_bounds__(256) attend_##D##_##NAME##_many(const __grid_constant__ Attention a) { attend_many<D, KV>(a); }
+// All kernels for what keys and values are stored as; each in a file of its own.
+#define ATTENTION(KV, NAME)   \
+    ATTEND(64, KV, NAME)      \
+    ATTEND(96, KV, NAME)      \
+    ATTEND(128, KV, NAME)     \
+    ATTEND(256, KV, NAME)     \
+    KERNEL attend_any_##NAME(const __grid_constant__ Attention a) { attend_any<KV>(a); }
