@@ -18,7 +18,7 @@ struct Attention {
     const u32* tables;      // of each slot, its blocks of 32 positions
     const Queries* queries;
     float* out;             // [rows, heads, size]
-    float* partial;         // of each split, [16, size + 2]
+    float* partial;         // of each split: [16, size] sums, then [16] of the largest score and of the weights' sum
     u32* arrived;           // zeros
     u64 stride;             // bytes from block to block
     int heads, kv_heads, size, width, window, splits;
@@ -28,6 +28,8 @@ struct Attention {
     const float *k, *v, *angles, *q_weight, *k_weight;
     float q_eps, k_eps;
     int adjacent;
+    // Unless its base is null, `out` as halves too: what a block has of a token are whole chunks of it then.
+    Activations halves;
 
     __device__ __forceinline__ const u32* table(int slot) const { return tables + (size_t)slot * width; }
     // The keys of a head in a block, before the values.
@@ -52,6 +54,8 @@ struct Lane {
     const u8* at;
 
     __device__ __forceinline__ Lane(const u8* at) : at(at) {}
+    // The values, where these are keys.
+    __device__ __forceinline__ Lane values() const { return Lane(at + half_bytes(KV, D)); }
     // Its pieces from PER * i on.
     __device__ __forceinline__ uint4 load(int i) const { return *(const uint4*)(at + i * 512 + threadIdx.x % 32 * 16); }
     // Of four bits the sizes of the steps of its eight positions, in a group of 32 dimensions.
@@ -231,15 +235,15 @@ struct Rows {
         }
     }
 
-    // Sees a block of 32 positions; keys(i) and values(i) give the lane's loads, `between` is done between those.
-    template <typename K, typename V, typename B>
-    __device__ __forceinline__ void see(const Attention& a, int block, bool whole, K keys, L of_keys, V values, L of_values, B between) {
+    // Sees a block of 32 positions; load(i) gives what the lane loads of the values.
+    template <typename V>
+    __device__ __forceinline__ void see(const Attention& a, int block, bool whole, const L& keys, V load, const L& values) {
         const int t = threadIdx.x % 4;
         float s[4][2 * N];
         uint4 raw, sizes[KV == Q4 ? D / 32 : 1];
         if constexpr (KV == Q4)
 #pragma unroll
-            for (int j = 0; j < D / 32; j++) sizes[j] = of_keys.sizes(j);
+            for (int j = 0; j < D / 32; j++) sizes[j] = keys.sizes(j);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -247,7 +251,7 @@ struct Rows {
 #pragma unroll
             for (int j = 0; j < D / 32; j++) {
                 const int piece = i * (D / 32) + j;
-                if (piece % L::PER == 0) raw = keys(piece / L::PER);
+                if (piece % L::PER == 0) raw = keys.load(piece / L::PER);
                 const uint4 k = key_of(KV, raw, piece);
                 if constexpr (KV == Q4) {
                     float part[2 * N];
@@ -264,7 +268,6 @@ struct Rows {
                 }
             }
         }
-        between();
 #pragma unroll
         for (int n = 0; n < N; n++) {
             float m = most[n];
@@ -300,8 +303,8 @@ struct Rows {
             for (int n = 0; n < N; n++) p[i / 2][i % 2 * N + n] = pack(s[i][2 * n], s[i][2 * n + 1]);
 #pragma unroll
         for (int d = 0; d < D / 8; d++) {
-            if (d % L::PER == 0) raw = values(d / L::PER);
-            if (d % 4 == 0) sizes[0] = of_values.sizes(d / 4);
+            if (d % L::PER == 0) raw = load(d / L::PER);
+            if (d % 4 == 0) sizes[0] = values.sizes(d / 4);
             const uint4 v = value_of(KV, raw, d, sizes[0]);
             multiply(o[d], p[0], v.x, v.y);
             multiply(o[d], p[1], v.z, v.w);
@@ -399,15 +402,15 @@ DEVICE void attend(const Attention& a) {
         r.init(a, tile, 0, real == a.per ? rows : real, head);
     }
     for (; block < to; block += stride) {
-        const L keys(a.keys<KV>(upcoming, kv, D)), values(keys.at + half_bytes(KV, D));
+        const L keys(a.keys<KV>(upcoming, kv, D)), values = keys.values();
         if (block + stride < to) upcoming = table[block + stride];
         // Where there are registers for it, values are on their way before they are wanted.
-        constexpr int KEPT = D > 128 ? 0 : L::LOADS;
+        constexpr bool KEPT = D <= 128;
         uint4 kept[L::LOADS];
 #pragma unroll
-        for (int i = 0; i < KEPT; i++) kept[i] = values.load(i);
-        auto value = [&](int i) { return KEPT ? kept[i] : values.load(i); };
-        r.see(a, block, false, [&](int i) { return keys.load(i); }, keys, value, values, [] {});
+        for (int i = 0; i < L::LOADS; i++)
+            if (KEPT) kept[i] = values.load(i);
+        r.see(a, block, false, keys, [&](int i) { return KEPT ? kept[i] : values.load(i); }, values);
     }
     r.finish();
 
@@ -423,7 +426,8 @@ DEVICE void attend(const Attention& a) {
         if (t == 0) mosts[warp * R + g + 8 * n] = r.most[n], sums[warp * R + g + 8 * n] = r.sum[n];
     }
     __syncthreads();
-    const int place = blockIdx.z * gridDim.y + blockIdx.y;
+    const int place = blockIdx.z * gridDim.y + blockIdx.y, width = a.heads * D;
+    float* results = sums + warps * R;  // where there are halves to be made of them
     for (int i = threadIdx.x; i < rows * D; i += blockDim.x) {
         const int row = i / D, d = i % D;
         if (row % a.per >= real) continue;
@@ -435,14 +439,26 @@ DEVICE void attend(const Attention& a) {
             o += by * shared[(w * R + row) * D + d];
         }
         if (a.splits == 1) {
-            a.out[((size_t)(tile.row + row / a.per) * a.heads + head + row % a.per) * D + d] = o / sum;
+            a.out[(size_t)(tile.row + row / a.per) * width + (head + row % a.per) * D + d] = o / sum;
+            if (a.halves.base) results[i] = o / sum;
         } else {
-            float* to = a.partial + ((size_t)place * a.splits + blockIdx.x) * 16 * (D + 2) + row * (D + 2);
+            float* to = a.partial + ((size_t)place * a.splits + blockIdx.x) * 16 * (D + 2) + row * D;
             to[d] = o;
-            if (d == 0) to[D] = m, to[D + 1] = sum;
+            if (d == 0) *(float2*)(to + (16 - row) * D + 2 * row) = make_float2(m, sum);
         }
     }
-    if (a.splits == 1) return;
+    // A warp makes halves of a chunk.
+    auto halve = [&] {
+        if (!a.halves.base) return;
+        __syncthreads();
+        for (int i = warp * 256; i < rows * D; i += warps * 256) {
+            const int row = i / D, column = (head + row % a.per) * D + i % D;
+            float x[8];
+            load8(results + i, lane * 8, 256, x);
+            write_chunk(a.halves, tile.row + row / a.per, column / 256, x, scale_for(warp_max(most_of(x))));
+        }
+    };
+    if (a.splits == 1) return halve();
 
     // The last of the splits to arrive puts them together.
     __shared__ bool last;
@@ -455,22 +471,41 @@ DEVICE void attend(const Attention& a) {
     __syncthreads();
     if (!last) return;
     __threadfence();
-    for (int i = threadIdx.x; i < rows * D; i += blockDim.x) {
+    // Four numbers a thread; all that it needs of 16 splits is on its way at once.
+    for (int i = threadIdx.x * 4; i < rows * D; i += blockDim.x * 4) {
         const int row = i / D, d = i % D;
         if (row % a.per >= real) continue;
-        const float* from = a.partial + (size_t)place * a.splits * 16 * (D + 2) + row * (D + 2);
-        float m = -INFINITY, sum = 0, o = 0;
-#pragma unroll 8
-        for (int s = 0; s < a.splits; s++) m = fmaxf(m, __ldcg(from + (size_t)s * 16 * (D + 2) + D));
-#pragma unroll 8
-        for (int s = 0; s < a.splits; s++) {
-            const float* part = from + (size_t)s * 16 * (D + 2);
-            const float by = exp2f(__ldcg(part + D) - m);
-            sum += by * __ldcg(part + D + 1);
-            o += by * __ldcg(part + d);
+        const float* from = a.partial + (size_t)place * a.splits * 16 * (D + 2);
+        float most = -INFINITY, sum = 0, o[4] = {0, 0, 0, 0};
+        for (int first = 0; first < a.splits; first += 16) {
+            float4 part[16];
+            float2 of[16];
+#pragma unroll
+            for (int s = 0; s < 16; s++) {
+                const float* split = from + (size_t)min(first + s, a.splits - 1) * 16 * (D + 2);
+                part[s] = __ldcg((const float4*)(split + row * D + d));
+                of[s] = __ldcg((const float2*)(split + 16 * D + 2 * row));
+            }
+            float m = most;
+#pragma unroll
+            for (int s = 0; s < 16; s++) m = fmaxf(m, of[s].x);
+            const float base = m == -INFINITY ? 0 : m, less = exp2f(most - base);
+            most = m;
+            sum *= less;
+#pragma unroll
+            for (int k = 0; k < 4; k++) o[k] *= less;
+#pragma unroll
+            for (int s = 0; s < 16; s++) {
+                const float by = first + s < a.splits ? exp2f(of[s].x - base) : 0;
+                sum += by * of[s].y;
+                o[0] += by * part[s].x, o[1] += by * part[s].y, o[2] += by * part[s].z, o[3] += by * part[s].w;
+            }
         }
-        a.out[((size_t)(tile.row + row / a.per) * a.heads + head + row % a.per) * D + d] = o / sum;
+        const float4 result = make_float4(o[0] / sum, o[1] / sum, o[2] / sum, o[3] / sum);
+        *(float4*)(a.out + (size_t)(tile.row + row / a.per) * width + (head + row % a.per) * D + d) = result;
+        if (a.halves.base) *(float4*)(results + i) = result;
     }
+    halve();
 }
 
 DEVICE void copy16(u32 to, const void* from) {
@@ -519,8 +554,8 @@ DEVICE void attend_many(const Attention& a) {
         const int last = own.position + mine - 1;
         if (mine == 0 || block * 32 > last || block * 32 + 31 <= own.position - a.window) continue;
         const bool whole = block * 32 + 31 <= own.position && block * 32 > last - a.window;
-        const Lane<D, KV> keys((const u8*)shared + (block - from) % STAGES * BYTES), values(keys.at + half_bytes(KV, D));
-        r.see(a, block, whole, [&](int i) { return keys.load(i); }, keys, [&](int i) { return values.load(i); }, values, [] {});
+        const Lane<D, KV> keys((const u8*)shared + (block - from) % STAGES * BYTES), values = keys.values();
+        r.see(a, block, whole, keys, [&](int i) { return values.load(i); }, values);
     }
     r.finish();
 #pragma unroll

@@ -1,23 +1,12 @@
 //! Attention: which kernel, and how its work is shared out.
 
+use super::buffer::{Activations, CHUNK, Shape};
 use super::driver::Address;
-use super::{Attention, Buffer, Cache, CacheShape, Cuda, Pairs, Rotation, Step, counters, grown};
+use super::{Attention, Buffer, Cache, CacheShape, Cuda, Pairs, Rotation, Step, counters, grown, linear};
 use crate::engine::blocks::BLOCK;
 use crate::engine::kernels::KvKind;
 use std::collections::HashSet;
 use std::ffi::CStr;
-
-/// A name for the driver, of its parts.
-macro_rules! name {
-    ($($part:literal),*) => {
-        const {
-            match CStr::from_bytes_with_nul(concat!($($part,)* "\0").as_bytes()) {
-                Ok(name) => name,
-                Err(_) => unreachable!(),
-            }
-        }
-    };
-}
 
 /// Rows of a matrix of queries.
 const ROWS: usize = 16;
@@ -60,6 +49,7 @@ struct Argument {
     scale: f32,
     softcap: f32,
     turning: Turning,
+    halves: Activations,
 }
 
 /// What the kernel needs that also turns queries and keys, and stores keys and values.
@@ -194,12 +184,21 @@ impl Cuda {
             let ring = if state.graphs.recording() { None } else { Some(&mut state.ring) };
             state.queries[i].put(&self.device, ring, &numbers(queries))
         });
+        // What is found becomes halves on the way where the next product wants them and a block has whole chunks.
+        let rows = step.rows();
+        let shape = Shape { rows, width: heads * size, even: false };
+        let wanted = !linear::takes_floats(rows) && !linear::is_many(rows);
+        let (to, halves) =
+            match wanted && has_kernels(size) && many.is_empty() && subs == 1 && (per * size) % CHUNK == 0 {
+                true => out.write_both(&self.device, shape),
+                false => (out.write(rows, heads * size), Activations::default()),
+            };
         let mut argument = Argument {
             q: q.read(step.rows() * heads * size),
             cache: cache.layer(layer),
             tables,
             queries: few_at,
-            out: out.write(step.rows(), heads * size),
+            out: to,
             partial: 0,
             arrived: 0,
             stride: cache.stride(),
@@ -214,9 +213,10 @@ impl Cuda {
             scale,
             softcap: softcap.unwrap_or(0.0),
             turning,
+            halves,
         };
         let places = kv_heads * subs;
-        if !matches!(size, 64 | 96 | 128 | 256) {
+        if !has_kernels(size) {
             for (queries, at) in [(few, few_at), (many, many_at)] {
                 let (name, argument) = (kernel(kind, size, Variant::Few), Argument { queries: at, ..argument });
                 // SAFETY: takes `Attention`; the lists have as many entries as the grid.
@@ -227,7 +227,10 @@ impl Cuda {
 
         if !few.is_empty() {
             let small = few.iter().all(|queries| queries.count * per <= SMALL);
-            let (warps, rows) = if small { (8, SMALL) } else { (4, ROWS) };
+            let rows = if small { SMALL } else { ROWS };
+            // Two smaller blocks to a multiprocessor where there are more than one for each.
+            let full = places * few.len() > self.device.info().multiprocessors;
+            let warps = if small && !full { 8 } else { 4 };
             // No more parts than multiprocessors, and each with something to see: a block for each of half its warps, or, as
             // putting many parts together takes longer, two for each. What is recorded stands for all contexts up to the next
             // power of two.
@@ -243,7 +246,7 @@ impl Cuda {
             }
             let (grid, threads) = ([splits, places, few.len()], warps * 32);
             let turned = turning.k != 0;
-            let shared = warps * rows * (size + 2) * 4;
+            let shared = (warps * rows * (size + 2) + if halves.base == 0 { 0 } else { rows * size }) * 4;
             let variant = match (turned, small) {
                 (true, _) => Variant::Turned,
                 (false, true) => Variant::Small,
@@ -262,6 +265,11 @@ impl Cuda {
             unsafe { launch!(self.device, kernel(kind, size, Variant::Many), grid, threads, shared, argument) };
         }
     }
+}
+
+/// Whether there are kernels for heads of just this size.
+fn has_kernels(size: usize) -> bool {
+    matches!(size, 64 | 96 | 128 | 256)
 }
 
 /// Which of the kernels for heads of a size.

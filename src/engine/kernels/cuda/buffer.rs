@@ -6,7 +6,7 @@ use crate::engine::kernels::OutOfMemory;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Columns that share a scale.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// Floats on the card.
 pub struct Buffer {
@@ -34,8 +34,8 @@ pub(super) struct Shape {
     pub even: bool,
 }
 
-/// The argument `Activations` of a kernel.
-#[derive(Debug, Clone, Copy)]
+/// The argument `Activations` of a kernel; by default there are none.
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct Activations {
     pub base: Address,

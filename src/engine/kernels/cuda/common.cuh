@@ -169,6 +169,13 @@ DEVICE float scale_for(float most) {
     return __uint_as_float((u32)(exponent - 6) << 23);
 }
 
+DEVICE float most_of(const float (&x)[8]) {
+    float m = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) m = fmaxf(m, fabsf(x[i]));
+    return m;
+}
+
 // A warp writes a chunk of a row: lane i has the columns 8i..8i+7.
 DEVICE void write_chunk(const Activations& out, int row, int chunk, const float (&x)[8], float scale) {
     const int lane = threadIdx.x % 32;

@@ -317,12 +317,19 @@ struct Tile<F16> : NoMinima {
     }
 };
 
-// Floats of 4 bits: a sign, two bits of exponent, one of mantissa. Put where a half has them, they are 2^-14 of what they
-// stand for, those too small to be normal included. The number of pair i of group h, four bits of each half of a word.
+// Floats of 4 bits: a sign, two bits of exponent, one of mantissa. Put where a half has them (15 and 11 to 9), they are 2^-14
+// of what they stand for, those too small to be normal included. A half of a word has four of them, of pairs 0 and 1 of the
+// first group, then of the second; the bits lie so that it takes few instructions to get them there: the last three of
+// number n are 3n bits below, and the sign is as many bits below as this.
+DEVICE constexpr int sign_below(int n) { return n == 0 ? 0 : n == 1 ? 3 : n - 1; }
+DEVICE u32 spread_tiny(u32 q, int n) { return (q & 7) << (9 - 3 * n) | (q >> 3) << (15 - sign_below(n)); }
+
+// Of pair i of group h.
 template <int h, int i>
 DEVICE u32 tiny(u32 word) {
-    constexpr int at = 4 * h + 8 * i;
-    return merged<0x80008000>(shifted<12 - at>(word), shifted<9 - at>(word) & 0x0e000e00);
+    constexpr int n = 2 * h + i;
+    if (n < 2) return shifted<3 * n>(word) & 0x8e008e00;
+    return merged<0x80008000>(shifted<sign_below(n)>(word), shifted<3 * n>(word) & 0x0e000e00);
 }
 
 // NVIDIA's: a scale for each 16, a float of 8 bits without a sign. Put where a half has them, scales are 2^-8 of what they
@@ -356,9 +363,10 @@ struct Tile<NVFP4> : NoMinima {
         const u32 w[2][2] = {{q.x, q.y}, {q.z, q.w}};
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const u32 word = group < 4 ? scales[r].x : scales[r].y;
-            const u32 small = __byte_perm(word, 0, 0x4040 + 0x101 * (group % 4)) << 7;
-            const half2 scale = __hmul2(halves(small), halves(0x78007800));
+            // Those of both groups of the step.
+            const u32 small = __byte_perm(group < 4 ? scales[r].x : scales[r].y, 0, 0x4140 + 0x202 * (s % 2)) << 7;
+            const half2 both = __hmul2(halves(small), halves(0x78007800));
+            const half2 scale = h ? __high2half2(both) : __low2half2(both);
             a[r] = bits(__hmul2(halves(tiny<h, 0>(w[r][0])), scale));
             a[r + 2] = bits(__hmul2(halves(tiny<h, 1>(w[r][0])), scale));
             b[r] = bits(__hmul2(halves(tiny<h, 0>(w[r][1])), scale));

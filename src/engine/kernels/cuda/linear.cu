@@ -332,7 +332,10 @@ struct Slots {
     __device__ __forceinline__ int at(int strip, int warp) const { return strip * strips + warp * warps; }
 };
 
-template <int N, bool FLOATS, int WARPS>
+// Formats that a kernel computes with, a bit for each: the fewer, the better its registers do.
+constexpr u32 ALL = ~0u;
+
+template <int N, bool FLOATS, int WARPS, u32 FORMATS>
 DEVICE void linear(const Linear& a) {
     extern __shared__ __align__(16) u8 shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
@@ -429,24 +432,28 @@ DEVICE void linear(const Linear& a) {
             for (int n = 0; n < N; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) sum[n][i] = 0;
-#define SEGMENT(FORMAT, STEPS)                                                                                 \
-    for (; chunk < to; chunk++, tile++) {                                                                      \
-        ring.wait(a, tile);                                                                                    \
-        multiply<FORMAT, N, FLOATS>(mine + (tile & (a.stages - 1)) * a.stage, STEPS, x, chunk, sum);                   \
-        __syncwarp();                                                                                          \
-        ring.fetch(a, part, tile + a.stages);                                                                  \
-    }                                                                                                          \
-    break;
             switch (a.products[product].format) {
-                case F16: SEGMENT(F16, min(4, steps - chunk * 4))
-                case Q4_0: SEGMENT(Q4_0, min(4, steps - chunk * 4))
-                case Q5_0: SEGMENT(Q5_0, min(4, steps - chunk * 4))
-                case Q8_0: SEGMENT(Q8_0, min(4, steps - chunk * 4))
-                case Q4_K: SEGMENT(Q4_K, 4)
-                case Q5_K: SEGMENT(Q5_K, 4)
-                case NVFP4: SEGMENT(NVFP4, min(4, steps - chunk * 4))
-                case MXFP4: SEGMENT(MXFP4, min(4, steps - chunk * 4))
-                default: SEGMENT(Q6_K, 4)
+                // Where few formats are possible, whole tiles, of which is known what there is to do, are apart.
+#define SEGMENT(FORMAT, STEPS)                                                                                 \
+    case FORMAT:                                                                                               \
+        if constexpr (FORMATS >> FORMAT & 1) for (; chunk < to; chunk++, tile++) {                             \
+            ring.wait(a, tile);                                                                                \
+            const u8* from = mine + (tile & (a.stages - 1)) * a.stage;                                         \
+            if (FORMATS != ALL && STEPS == 4) multiply<FORMAT, N, FLOATS>(from, 4, x, chunk, sum);             \
+            else multiply<FORMAT, N, FLOATS>(from, STEPS, x, chunk, sum);                                      \
+            __syncwarp();                                                                                      \
+            ring.fetch(a, part, tile + a.stages);                                                              \
+        }                                                                                                      \
+        break;
+                SEGMENT(F16, min(4, steps - chunk * 4))
+                SEGMENT(Q4_0, min(4, steps - chunk * 4))
+                SEGMENT(Q5_0, min(4, steps - chunk * 4))
+                SEGMENT(Q8_0, min(4, steps - chunk * 4))
+                SEGMENT(Q4_K, 4)
+                SEGMENT(Q5_K, 4)
+                SEGMENT(Q6_K, 4)
+                SEGMENT(NVFP4, min(4, steps - chunk * 4))
+                SEGMENT(MXFP4, min(4, steps - chunk * 4))
             }
 #undef SEGMENT
             float* into = sums + slots.at(strip, warp) * all * ROW + g;
@@ -519,7 +526,12 @@ KERNEL linear_sums(const __grid_constant__ Linear a) {
     }
 }
 
-KERNEL __launch_bounds__(512, 1) linear_floats(const __grid_constant__ Linear a) { linear<1, true, 16>(a); }
-KERNEL __launch_bounds__(512, 1) linear_1(const __grid_constant__ Linear a) { linear<1, false, 16>(a); }
-KERNEL __launch_bounds__(512, 1) linear_2(const __grid_constant__ Linear a) { linear<2, false, 16>(a); }
-KERNEL __launch_bounds__(512, 1) linear_4(const __grid_constant__ Linear a) { linear<4, false, 16>(a); }
+#define LINEAR(FAMILY, FORMATS)                                                                                                        \
+    KERNEL __launch_bounds__(512, 1) linear_floats##FAMILY(const __grid_constant__ Linear a) { linear<1, true, 16, FORMATS>(a); }      \
+    KERNEL __launch_bounds__(512, 1) linear_1##FAMILY(const __grid_constant__ Linear a) { linear<1, false, 16, FORMATS>(a); }          \
+    KERNEL __launch_bounds__(512, 1) linear_2##FAMILY(const __grid_constant__ Linear a) { linear<2, false, 16, FORMATS>(a); }          \
+    KERNEL __launch_bounds__(512, 1) linear_4##FAMILY(const __grid_constant__ Linear a) { linear<4, false, 16, FORMATS>(a); }
+LINEAR(, ALL)
+LINEAR(_q4_k, 1 << Q4_K)
+LINEAR(_k, 1 << Q4_K | 1 << Q6_K)
+LINEAR(_nvfp4, 1 << NVFP4)

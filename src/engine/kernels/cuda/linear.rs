@@ -4,6 +4,8 @@ use super::buffer::{Activations, Shape};
 use super::driver::Address;
 use super::matrix::{Matrix, STRIP, number, tile_bytes};
 use super::{Buffer, Cuda, Gate, Product, grown, threads_of};
+use crate::engine::quant::Format;
+use std::ffi::CStr;
 
 /// Up to so many rows, weights are dequantised on the way to them; for more, once for all.
 const FEW: usize = 32;
@@ -293,12 +295,7 @@ impl Cuda {
         // SAFETY: each takes `Linear`, whose products have as many strips, features and rows as their buffers, with
         // shared memory for activations, all warps' tiles and what they find; and memory for what ranges find.
         unsafe {
-            match (floats, n) {
-                (true, _) => launch!(self.device, c"linear_floats", grid, threads, shared, argument),
-                (_, 1) => launch!(self.device, c"linear_1", grid, threads, shared, argument),
-                (_, 2) => launch!(self.device, c"linear_2", grid, threads, shared, argument),
-                _ => launch!(self.device, c"linear_4", grid, threads, shared, argument),
-            }
+            launch!(self.device, kernel(products, floats, n), grid, threads, shared, argument);
             if plan.ranges > 1 {
                 launch!(self.device, c"linear_sums", [work.units, 1, 1], 128 * n.min(2), 0, argument);
             }
@@ -348,6 +345,27 @@ impl Cuda {
     }
 }
 
+/// The kernel for `n` times 8 rows, or few of floats, that computes with these formats and few others.
+fn kernel(products: &[Product<'_, Cuda>], floats: bool, n: usize) -> &'static CStr {
+    let all = |formats: &[Format]| products.iter().all(|product| formats.contains(&product.matrix.format));
+    macro_rules! of {
+        ($family:literal) => {
+            match (floats, n) {
+                (true, _) => name!("linear_floats", $family),
+                (_, 1) => name!("linear_1", $family),
+                (_, 2) => name!("linear_2", $family),
+                _ => name!("linear_4", $family),
+            }
+        };
+    }
+    match () {
+        () if all(&[Format::Q4K]) => of!("_q4_k"),
+        () if all(&[Format::Q4K, Format::Q6K]) => of!("_k"),
+        () if all(&[Format::NVFP4]) => of!("_nvfp4"),
+        () => of!(""),
+    }
+}
+
 fn one(product: &mut Product<'_, Cuda>, rows: usize, add: bool) -> One {
     let matrix = product.matrix;
     One {
@@ -373,7 +391,7 @@ fn argument(rows: usize, products: &mut [Product<'_, Cuda>], add: bool, function
     }
     Linear {
         products: ones,
-        halves: Activations { base: 0, rows: 0, chunks: 0, tall: 1 },
+        halves: Activations::default(),
         x: 0,
         norm: 0,
         partial: 0,

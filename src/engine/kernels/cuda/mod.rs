@@ -11,6 +11,18 @@ macro_rules! launch {
     };
 }
 
+/// A name for the driver, of its parts.
+macro_rules! name {
+    ($($part:literal),*) => {
+        const {
+            match std::ffi::CStr::from_bytes_with_nul(concat!($($part,)* "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            }
+        }
+    };
+}
+
 mod attention;
 mod buffer;
 mod cache;

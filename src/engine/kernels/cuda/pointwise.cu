@@ -12,13 +12,6 @@ DEVICE void store8(float* row, int k, int width, const float (&x)[8]) {
     }
 }
 
-DEVICE float most(const float (&x)[8]) {
-    float m = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) m = fmaxf(m, fabsf(x[i]));
-    return m;
-}
-
 // A block moves a row of f(column, eight numbers there) into halves. One scale for the row (`even`), as the large product
 // wants it, or one for each chunk, which needs no second look.
 template <typename F>
@@ -29,13 +22,13 @@ DEVICE void write_row(const Activations& out, int row, bool even, float* shared,
         float m = 0;
         for (int chunk = warp; chunk < out.chunks; chunk += warps) {
             f(chunk * 256 + lane * 8, x, false);
-            m = fmaxf(m, most(x));
+            m = fmaxf(m, most_of(x));
         }
         scale = scale_for(block_reduce<true>(m, shared));
     }
     for (int chunk = warp; chunk < out.chunks; chunk += warps) {
         f(chunk * 256 + lane * 8, x, true);
-        write_chunk(out, row, chunk, x, even ? scale : scale_for(warp_max(most(x))));
+        write_chunk(out, row, chunk, x, even ? scale : scale_for(warp_max(most_of(x))));
     }
 }
 
@@ -52,7 +45,7 @@ KERNEL convert(const float* x, int width, const __grid_constant__ Activations ha
     if (chunk >= halves.chunks) return;
     float v[8];
     load8(x + (size_t)blockIdx.y * width, chunk * 256 + threadIdx.x % 32 * 8, width, v);
-    write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most(v))));
+    write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most_of(v))));
 }
 
 // out[row] = x[row] / rms(x[row]) * weight, as floats and as halves.
@@ -119,7 +112,7 @@ KERNEL gate_rows(float* gate, const float* up, int gelu, int width, const __grid
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] = gated(gelu, v[i], w[i]);
         store8(a, k, width, v);
-        write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most(v))));
+        write_chunk(halves, blockIdx.y, chunk, v, scale_for(warp_max(most_of(v))));
     }
 }
 

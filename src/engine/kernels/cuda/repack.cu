@@ -114,6 +114,14 @@ DEVICE void repack_tile(const u8* source, size_t row_bytes, int raw, int rows, i
 #pragma unroll 1
                 for (int i = 0; i < 16; i++)
                     out[(s * 2 + r) * 512 + lane * 16 + i] = quant(at, s * 64 + i / 8 * 32 + t * 8 + i % 8);
+            } else if constexpr (format == NVFP4 || format == MXFP4) {
+                u32 words[2] = {0, 0};
+#pragma unroll 1
+                for (int i = 0; i < 16; i++) {
+                    const int h = i / 8, pair = i % 8 / 2;
+                    words[pair / 2] |= spread_tiny(quant(at, s * 64 + h * 32 + t * 8 + i % 8), 2 * h + pair % 2) << (i % 2 * 16);
+                }
+                *(uint2*)(out + s * 512 + lane * 16 + r * 8) = make_uint2(words[0], words[1]);
             } else {
 #pragma unroll 1
                 for (int i = 0; i < 8; i++) {
