@@ -1,15 +1,15 @@
+use super::masks::{Done, Masks};
 use crate::engine::{Error, tokenizer::Token};
 use llguidance::Matcher;
-use llguidance::toktrie::SimpleVob;
 use std::fmt;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 
 /// Which tokens may come next in one answer.
 ///
 /// That takes up to some milliseconds to find out, so a thread does it while the model computes how probable they are.
 pub struct Constraint {
     state: State,
-    tasks: Sender<Task>,
+    masks: Masks,
 }
 
 enum State {
@@ -19,28 +19,10 @@ enum State {
     Lost,
 }
 
-/// What may follow is to be found out.
-pub(super) struct Task {
-    matcher: Box<Matcher>,
-    done: Sender<Done>,
-}
-
-type Done = (Box<Matcher>, Result<SimpleVob, String>);
-
-/// Finds out what may follow, until nobody asks any more.
-pub(super) fn work(inbox: &Receiver<Task>) {
-    while let Ok(Task { mut matcher, done }) = inbox.recv() {
-        let mask = matcher.compute_mask_or_eos().map_err(|error| super::brief(&error.to_string()));
-        // An answer that was given up is not waited for.
-        let _ = done.send((matcher, mask));
-    }
-}
-
 impl Constraint {
-    pub(super) fn new(matcher: Matcher, tasks: Sender<Task>) -> Self {
-        let mut constraint = Self { state: State::Here(Box::new(matcher)), tasks };
-        constraint.send();
-        constraint
+    pub(super) fn new(matcher: Matcher, masks: Masks) -> Self {
+        let state = State::Away(masks.ask(Box::new(matcher)));
+        Self { state, masks }
     }
 
     /// Makes impossible in `row` (`[vocabulary]`) what may not come next. To be called once before each
@@ -52,7 +34,8 @@ impl Constraint {
         let State::Away(done) = std::mem::replace(&mut self.state, State::Lost) else {
             return Err(Error::Request("the grammar was lost".into()));
         };
-        let (matcher, mask) = done.recv().map_err(|_| Error::Request("the grammar's thread died".into()))?;
+        let done = self.masks.wait(&done);
+        let (matcher, mask) = done.ok_or_else(|| Error::Request("the grammar's thread died".into()))?;
         self.state = State::Here(matcher);
         let mask =
             mask.map_err(|problem| Error::Request(format!("the answer cannot follow its grammar: {problem}")))?;
@@ -75,24 +58,14 @@ impl Constraint {
     /// # Errors
     /// The token was not allowed.
     pub fn accept(&mut self, token: Token) -> Result<bool, Error> {
-        let State::Here(matcher) = &mut self.state else {
+        let State::Here(mut matcher) = std::mem::replace(&mut self.state, State::Lost) else {
             return Err(Error::Request("the grammar was lost".into()));
         };
         let accepted = matcher.consume_token(token);
         accepted.map_err(|error| Error::Request(format!("the grammar fails: {}", super::brief(&error.to_string()))))?;
         let over = matcher.is_stopped();
-        if !over {
-            self.send();
-        }
+        self.state = if over { State::Here(matcher) } else { State::Away(self.masks.ask(matcher)) };
         Ok(over)
-    }
-
-    fn send(&mut self) {
-        let (done, answer) = channel();
-        if let State::Here(matcher) = std::mem::replace(&mut self.state, State::Away(answer)) {
-            // Without the thread its end of the channel is gone, and the next mask says so.
-            let _ = self.tasks.send(Task { matcher, done });
-        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Constrained decoding: an answer is what a JSON schema, a regular expression or a grammar allows.
 //!
 //! `llguidance` does the work: it compiles a grammar, and tells after each token which may be next. What is ours is to
-//! bound it ([`Grammars`]: the size of a grammar, the number that are kept), to keep its work beside the forward pass
-//! ([`Constraint`]), and to say where a schema is wrong ([`place`]).
+//! bound it ([`Grammars`]: the size of a grammar, the number that are kept, the time until one is ready; [`overlap`]: what meets in
+//! it; [`masks`]: the time of a step), to keep its work beside the forward pass ([`Constraint`]), and to say where a schema is
+//! wrong ([`place`]).
 
 mod constraint;
 mod gbnf;
+mod masks;
+mod overlap;
 mod place;
 mod trie;
 
@@ -16,16 +19,21 @@ pub use constraint::Constraint;
 
 use super::stack;
 use super::tokenizer::{Token, Tokenizer};
-use constraint::Task;
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
+use masks::Masks;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The most bytes of a grammar, or of a schema as JSON: OpenAI's allow about half of it.
-const MAX_BYTES: usize = 256 << 10;
+/// The most bytes of a schema as JSON: OpenAI's allow about half of it.
+const MAX_SCHEMA: usize = 256 << 10;
+/// The most bytes of an expression or a grammar: what a long one takes grows with the square.
+const MAX_GRAMMAR: usize = 32 << 10;
+/// How long whoever asks for a grammar waits for it. Real ones take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The most levels of a schema: what is written out by programs has some twenty.
 const MAX_DEPTH: usize = 100;
 /// Compiled grammars that are kept. They were not used yet, so that each is little more than its text.
@@ -60,24 +68,34 @@ pub struct Error {
 
 /// What compiles the grammars of one model, and keeps those that were used last.
 pub struct Grammars {
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+/// What those share who ask and those who compile.
+struct Shared {
     tokenizer: Arc<Tokenizer>,
     /// Made when the first grammar comes: it takes a part of a second, and most models never see one.
     factory: OnceLock<Result<Factory, String>>,
     /// The one used last at the end.
     kept: Mutex<VecDeque<(String, Arc<Grammar>)>>,
-    /// Held while one is compiled, so that many at once take no more memory than one.
-    compiling: Mutex<()>,
+    /// Whether one is compiled: many at once would take more memory than one.
+    busy: Mutex<bool>,
+    free: Condvar,
 }
+
+/// The right to compile.
+struct Turn(Arc<Shared>);
 
 struct Factory {
     parsers: ParserFactory,
-    tasks: mpsc::Sender<Task>,
+    masks: Masks,
 }
 
 /// A grammar that is ready for answers.
 pub struct Grammar {
     start: Mutex<Matcher>,
-    tasks: mpsc::Sender<Task>,
+    masks: Masks,
 }
 
 /// What follows a token that may come anywhere in an answer, such as that by which a model begins a call of a tool.
@@ -94,48 +112,62 @@ pub struct Opened {
 impl Grammars {
     /// For a model of this vocabulary.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        let (factory, kept, compiling) = (OnceLock::new(), Mutex::default(), Mutex::default());
-        Self { tokenizer, factory, kept, compiling }
+        let (factory, kept, busy, free) = (OnceLock::new(), Mutex::default(), Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { tokenizer, factory, kept, busy, free }), patience: PATIENCE }
     }
 
     /// The model's tokens.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.shared.tokenizer
     }
 
     /// Makes a grammar ready, or finds it where it was used a short while ago. Takes milliseconds, and more for the
-    /// first one.
+    /// first one; one that takes too long is refused, and kept if it comes to its end nevertheless.
     ///
     /// # Errors
-    /// It is wrong, too large, or needs what is not supported.
+    /// It is wrong, too large, takes too long, or needs what is not supported.
     pub fn compile(&self, source: &Source) -> Result<Arc<Grammar>, Error> {
-        let key = source.key();
-        if key.len() > MAX_BYTES {
-            let message = format!("it has {} bytes, more than the {MAX_BYTES} that are supported", key.len());
-            return Err(Error { place: String::new(), message });
+        let (key, most) = (source.key(), source.most_bytes());
+        if key.len() > most {
+            let message = format!("it has {} bytes, more than the {most} that are supported", key.len());
+            return Err(Error::whole(&message));
         }
         if let Source::Schema(schema) = source {
             place::check_depth(schema, MAX_DEPTH)?;
         }
-        if let Some(grammar) = self.find(&key) {
+        if let Some(grammar) = self.shared.find(&key) {
             return Ok(grammar);
         }
-        let _compiling = lock(&self.compiling);
+        let deadline = Instant::now() + self.patience;
+        let late = |what: &str| Error::whole(&format!("{what} longer than the {:?} that are supported", self.patience));
+        let turn = Turn::take(&self.shared, deadline).ok_or_else(|| late("others are being made ready for"))?;
         // Somebody else may have been at it.
-        if let Some(grammar) = self.find(&key) {
+        if let Some(grammar) = self.shared.find(&key) {
             return Ok(grammar);
         }
-        let whole = |message: &str| Error { place: String::new(), message: message.to_string() };
+        let source = source.clone();
+        let compile = move || turn.0.make(key, &source);
+        let made = stack::with_room_until("grammar", deadline, compile).map_err(|problem| Error::whole(&problem))?;
+        made.unwrap_or_else(|| Err(late("to make it ready takes")))
+    }
+}
+
+impl Shared {
+    fn make(&self, key: String, source: &Source) -> Result<Arc<Grammar>, Error> {
+        match source {
+            Source::Schema(schema) => overlap::check_schema(schema)?,
+            Source::Lark(lark) => overlap::check_lark(lark)?,
+            Source::Regex(_) | Source::Gbnf(_) => {}
+        }
         let factory = self.factory.get_or_init(|| Factory::new(&self.tokenizer));
-        let factory = factory.as_ref().map_err(|problem| whole(problem))?;
-        let compile = || match (factory.compile(source), source) {
+        let factory = factory.as_ref().map_err(|problem| Error::whole(problem))?;
+        let start = match (factory.compile(source), source) {
             (Err(error), Source::Schema(schema)) => {
                 Err(place::locate(schema, &error.message, |part| factory.check(part)))
             }
             (compiled, _) => compiled,
-        };
-        let start = stack::with_room("grammar", compile).map_err(|problem| whole(&problem))??;
-        let grammar = Arc::new(Grammar { start: Mutex::new(start), tasks: factory.tasks.clone() });
+        }?;
+        let grammar = Arc::new(Grammar { start: Mutex::new(start), masks: factory.masks.clone() });
         let mut kept = lock(&self.kept);
         if kept.len() >= KEPT {
             kept.pop_front();
@@ -154,6 +186,31 @@ impl Grammars {
     }
 }
 
+impl Turn {
+    /// Waits for it; none if it does not come in time.
+    fn take(shared: &Arc<Shared>, deadline: Instant) -> Option<Self> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = shared.free.wait_timeout_while(lock(&shared.busy), left, |busy| *busy);
+        let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let is_free = !std::mem::replace(&mut *busy, true);
+        is_free.then(|| Self(shared.clone()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *lock(&self.0.busy) = false;
+        self.0.free.notify_one();
+    }
+}
+
+impl Error {
+    /// That the whole is wrong.
+    fn whole(message: &str) -> Self {
+        Self { place: String::new(), message: message.to_string() }
+    }
+}
+
 impl Source {
     /// A grammar in either notation.
     pub fn of_grammar(text: &str) -> Self {
@@ -167,6 +224,14 @@ impl Source {
             Source::Regex(regex) => format!("regex {regex}"),
             Source::Lark(lark) => format!("lark {lark}"),
             Source::Gbnf(gbnf) => format!("gbnf {gbnf}"),
+        }
+    }
+
+    /// The bytes that it may have.
+    fn most_bytes(&self) -> usize {
+        match self {
+            Source::Schema(_) => MAX_SCHEMA,
+            _ => MAX_GRAMMAR,
         }
     }
 
@@ -208,17 +273,15 @@ impl Factory {
         let limits = parsers.limits_mut();
         limits.verbose_errors = false;
         limits.max_lexer_states = MAX_STATES;
-        let (tasks, inbox) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("masks".into());
-        thread.spawn(move || constraint::work(&inbox)).map_err(|error| format!("no thread for masks: {error}"))?;
-        Ok(Self { parsers, tasks })
+        let masks = Masks::start().map_err(|error| format!("no thread for masks: {error}"))?;
+        Ok(Self { parsers, masks })
     }
 
     fn compile(&self, source: &Source) -> Result<Matcher, Error> {
         let matcher = Matcher::new(self.parsers.create_parser(source.grammar()?));
         match matcher.get_error() {
             Some(error) => Err(Error { place: String::new(), message: brief(&error) }),
-            None => Ok(matcher),
+            None => Ok(matcher.into_cancellable()),
         }
     }
 
@@ -242,7 +305,7 @@ impl Grammar {
     /// The state of an answer that has not begun.
     pub fn begin(&self) -> Constraint {
         // Not shared: what the lexer learns in one answer is forgotten with it, so that memory stays bounded.
-        Constraint::new(lock(&self.start).deep_clone(), self.tasks.clone())
+        Constraint::new(lock(&self.start).deep_clone(), self.masks.clone())
     }
 }
 
@@ -253,7 +316,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Grammars {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Grammars").field("kept", &lock(&self.kept).len()).finish_non_exhaustive()
+        formatter.debug_struct("Grammars").field("kept", &lock(&self.shared.kept).len()).finish_non_exhaustive()
     }
 }
 

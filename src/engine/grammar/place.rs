@@ -56,7 +56,7 @@ pub(super) fn locate(schema: &Value, message: &str, check: impl Fn(&Value) -> Op
 }
 
 /// The schemas of which `schema` is made, by the step that leads to each.
-fn children(schema: &Value) -> Vec<(String, &Value)> {
+pub(super) fn children(schema: &Value) -> Vec<(String, &Value)> {
     let Value::Object(fields) = schema else { return Vec::new() };
     let mut children = Vec::new();
     for key in NAMED {
@@ -69,6 +69,16 @@ fn children(schema: &Value) -> Vec<(String, &Value)> {
     }
     children.extend(ONE.iter().filter_map(|key| Some((format!(".{key}"), fields.get(*key)?))));
     children
+}
+
+/// A schema and all of which it is made.
+pub(super) fn all(schema: &Value) -> impl Iterator<Item = &Value> {
+    let mut parts = vec![schema];
+    std::iter::from_fn(move || {
+        let part = parts.pop()?;
+        parts.extend(children(part).into_iter().map(|(_, child)| child));
+        Some(part)
+    })
 }
 
 /// A part together with what it may refer to.

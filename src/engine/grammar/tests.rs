@@ -216,7 +216,7 @@ fn what_is_too_much_is_refused() {
     let nested = |depth| (0..depth).fold(json!({"type": "null"}), |inner, _| json!({"items": inner}));
     fails(&Source::Schema(nested(100)), "", "nested deeper");
     assert!(grammars().compile(&Source::Schema(nested(50))).is_ok());
-    fails(&Source::Regex("a".repeat(MAX_BYTES)), "", "bytes");
+    fails(&Source::Regex("a".repeat(MAX_GRAMMAR)), "", "bytes");
     let begun = Instant::now();
     for source in [
         Source::Regex("(".repeat(200_000)),
@@ -235,6 +235,8 @@ fn what_is_too_much_is_refused() {
         Source::Schema(json!({"type": "string", "minLength": 1_000_000_000})),
         Source::Schema(json!({"type": "array", "minItems": 1_000_000_000, "items": {"type": "null"}})),
         Source::Schema(json!({"enum": (0..5000).collect::<Vec<_>>()})),
+        Source::Schema(json!({"allOf": (0..60).map(|n| json!({"pattern": format!(".*a{n}.*")})).collect::<Vec<_>>()})),
+        slow(),
     ] {
         // It compiles or does not, but it ends, and the process lives.
         if let Err(error) = grammars().compile(&source) {
@@ -264,10 +266,10 @@ fn many_grammars_stay_few() {
             // What is used again stays longer.
             grammars.compile(&first).unwrap();
         }
-        assert!(lock(&grammars.kept).len() <= KEPT);
+        assert!(lock(&grammars.shared.kept).len() <= KEPT);
     }
-    assert!(grammars.find(&first.key()).is_none());
-    assert!(grammars.find(&Source::Schema(json!({"const": 9_999})).key()).is_some());
+    assert!(grammars.shared.find(&first.key()).is_none());
+    assert!(grammars.shared.find(&Source::Schema(json!({"const": 9_999})).key()).is_some());
 }
 
 #[test]
@@ -278,4 +280,31 @@ fn a_constraint_that_is_given_up_stops_nobody() {
         drop(grammar.begin());
     }
     assert_eq!(follow(&grammars, &grammar, "aa"), Fate::May);
+}
+
+/// A sum of sums in 1500 ways: what may follow takes long to find out.
+pub(super) fn slow() -> Source {
+    let ways: Vec<String> = (0..1500).map(|n| format!("e e \"{n}\" e")).collect();
+    Source::Lark(format!("start: e\ne: {} | \"a\"\n", ways.join(" | ")))
+}
+
+#[test]
+fn nobody_waits_long_for_a_grammar() {
+    let patient = grammars();
+    let first = Source::Regex("a+".into());
+    patient.compile(&first).unwrap();
+    let grammars = Grammars { shared: patient.shared.clone(), patience: Duration::from_millis(10) };
+    let fails = |source: &Source, message: &str| {
+        let begun = Instant::now();
+        let error = grammars.compile(source).unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        begun.elapsed()
+    };
+    let waited = fails(&slow(), "to make it ready takes longer than the 10ms");
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    fails(&Source::Regex("b+".into()), "others are being made ready");
+    // What is there already is found, and in the end what took so long is, too.
+    grammars.compile(&first).unwrap();
+    patient.compile(&Source::Regex("b+".into())).unwrap();
+    grammars.compile(&slow()).unwrap();
 }
