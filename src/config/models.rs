@@ -15,6 +15,9 @@ pub struct Models {
     /// LoRA adapters, by the model that they belong to and their own names: a GGUF file, or a folder as PEFT saves it.
     /// Relative paths begin in the folder of model files.
     pub adapters: BTreeMap<String, BTreeMap<String, PathBuf>>,
+    /// Smaller models that guess what a model will say, by the model that they guess for: the name of an installed one, or a
+    /// GGUF file. Relative paths begin in the folder of model files.
+    pub drafts: BTreeMap<String, PathBuf>,
     /// Where Hugging Face repositories are fetched from.
     pub huggingface: String,
 }
@@ -26,6 +29,7 @@ impl Default for Models {
             default: "qwen2.5-coder-1.5b-instruct".into(),
             python_index: None,
             adapters: BTreeMap::new(),
+            drafts: BTreeMap::new(),
             huggingface: "https://huggingface.co".into(),
         }
     }

@@ -20,7 +20,7 @@ pub use error::{Error, NotFound};
 pub use inspect::{Fact, Inspection};
 pub use progress::{Phase, Progress};
 pub use registry::{Broken, Installed, Removed};
-pub use spec::{AdapterSpec, ModelSpec, Wanted};
+pub use spec::{AdapterSpec, DraftSpec, Memory, ModelSpec, Wanted};
 
 use crate::config::{self, Config};
 use crate::db::Db;

@@ -3,7 +3,7 @@
 use super::catalogue::CatalogueEntry;
 use super::download::Pins;
 use super::header::{self, Facts};
-use super::spec::{AdapterSpec, Wanted};
+use super::spec::{AdapterSpec, DraftSpec, Memory, Wanted};
 use super::{Error, ModelSpec, NotFound, name, spec};
 use crate::config::{self, Config, Engine};
 use crate::db::{self, Db};
@@ -90,6 +90,9 @@ impl Registry {
         }
         for model in registry.config.adapters.keys().filter(|model| registry.resolve(model).is_err()) {
             tracing::warn!(model, "models.adapters names a model that is not installed");
+        }
+        for model in registry.config.drafts.keys().filter(|model| registry.resolve(model).is_err()) {
+            tracing::warn!(model, "models.drafts names a model that is not installed");
         }
         Ok(registry)
     }
@@ -285,14 +288,15 @@ impl Registry {
                 (row, aliases)
             })
             .collect();
-        let (dir, engine, adapters) = (self.dir.clone(), self.engine.clone(), self.config.adapters.clone());
+        let (dir, engine, config) = (self.dir.clone(), self.engine.clone(), self.config.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let mut installed = Installed::default();
-            for (row, aliases) in rows {
+            let drafts = drafts_of(&rows, &config.drafts, &dir);
+            for ((row, aliases), draft) in rows.into_iter().zip(drafts) {
                 let file = dir.join(&row.file);
                 let name = row.name.clone();
-                let adapters = adapters_of(&row, &aliases, &adapters, &dir);
-                match spec_of(row, aliases, file.clone(), &engine, adapters) {
+                let adapters = adapters_of(&row, &aliases, &config.adapters, &dir);
+                match spec_of(row, aliases, file.clone(), &engine, adapters, draft) {
                     Ok((spec, broken)) => {
                         installed.models.push(Arc::new(spec));
                         installed.broken.extend(broken);
@@ -308,6 +312,22 @@ impl Registry {
     }
 }
 
+fn is_called(row: &Row, aliases: &[String], wanted: &str) -> bool {
+    name::normal(wanted) == name::normal(&row.name) || aliases.iter().any(|alias| alias == wanted)
+}
+
+/// The files of the models that are configured to guess for each.
+fn drafts_of(rows: &[(Row, Vec<String>)], configured: &BTreeMap<String, PathBuf>, dir: &Path) -> Vec<Option<PathBuf>> {
+    let file = |draft: &PathBuf| {
+        let installed = rows.iter().find(|(row, aliases)| draft.to_str().is_some_and(|it| is_called(row, aliases, it)));
+        dir.join(installed.map_or(draft.as_path(), |(row, _)| Path::new(&row.file)))
+    };
+    let of = |(row, aliases): &(Row, Vec<String>)| {
+        configured.iter().find(|(model, _)| is_called(row, aliases, model)).map(|(_, draft)| file(draft))
+    };
+    rows.iter().map(of).collect()
+}
+
 /// The adapters that are configured for a model.
 fn adapters_of(
     row: &Row,
@@ -315,9 +335,7 @@ fn adapters_of(
     configured: &BTreeMap<String, BTreeMap<String, PathBuf>>,
     dir: &Path,
 ) -> Vec<AdapterSpec> {
-    let is =
-        |wanted: &str| name::normal(wanted) == name::normal(&row.name) || aliases.iter().any(|alias| alias == wanted);
-    let of = configured.iter().filter(|(model, _)| is(model)).flat_map(|(_, adapters)| adapters);
+    let of = configured.iter().filter(|(model, _)| is_called(row, aliases, model)).flat_map(|(_, adapters)| adapters);
     // Under an alias the same may be there again.
     let by_name: BTreeMap<&String, &PathBuf> = of.collect();
     let spec =
@@ -325,13 +343,14 @@ fn adapters_of(
     by_name.into_iter().map(spec).collect()
 }
 
-/// What a row and the header of its file say together; and the adapters that cannot be loaded with it.
+/// What a row and the header of its file say together; and the adapters and what guesses, where they cannot be loaded with it.
 fn spec_of(
     row: Row,
     aliases: Vec<String>,
     file: PathBuf,
     engine: &Engine,
     adapters: Vec<AdapterSpec>,
+    draft: Option<PathBuf>,
 ) -> Result<(ModelSpec, Vec<Broken>), String> {
     let there =
         std::fs::metadata(&file).map_err(|error| format!("its file {} cannot be read: {error}", file.display()))?;
@@ -356,6 +375,14 @@ fn spec_of(
         }
     }
     let context = spec::context(summary.context_train, engine.context);
+    let draft = draft.and_then(|file| match draft_of(&file, context, engine.slots) {
+        Ok(memory) if !footprint.embeds => Some(DraftSpec { file, memory }),
+        told => {
+            let problem = told.err().unwrap_or_else(|| "there is nothing to guess: its model embeds".into());
+            broken.push(Broken { name: format!("{} (draft)", row.name), file, problem });
+            None
+        }
+    });
     let spec = ModelSpec {
         name: row.name,
         aliases,
@@ -375,6 +402,22 @@ fn spec_of(
         kv_per_token: footprint.kv_per_token,
         workspace: footprint.workspace(context, engine.slots),
         adapters: fit,
+        draft,
     };
     Ok((spec, broken))
+}
+
+/// What a model takes that guesses in `slots` conversations of `context` tokens.
+fn draft_of(file: &Path, context: usize, slots: usize) -> Result<Memory, String> {
+    let Facts { summary, footprint } = header::read(file, "its file").map_err(|error| error.to_string())?;
+    let context = spec::context(summary.context_train, context);
+    match footprint.embeds {
+        true => Err("it embeds, and cannot guess".into()),
+        false => Ok(Memory {
+            context_train: summary.context_train,
+            weights: footprint.weights,
+            kv_per_token: footprint.kv_per_token,
+            workspace: footprint.workspace(context, slots),
+        }),
+    }
 }

@@ -44,6 +44,31 @@ pub struct ModelSpec {
     /// The adapters that it is loaded with.
     #[serde(default)]
     pub adapters: Vec<AdapterSpec>,
+    /// The smaller model that guesses for it.
+    #[serde(default)]
+    pub draft: Option<DraftSpec>,
+}
+
+/// A smaller model that guesses what another will say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftSpec {
+    /// Its file.
+    pub file: PathBuf,
+    /// What it takes.
+    pub memory: Memory,
+}
+
+/// What a model takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Tokens that it was trained to attend to.
+    pub context_train: u64,
+    /// Bytes of all its tensors.
+    pub weights: u64,
+    /// Bytes that the keys and values of one token take.
+    pub kv_per_token: u64,
+    /// Bytes that computing takes besides.
+    pub workspace: u64,
 }
 
 /// An adapter that a model is loaded with.
@@ -75,9 +100,20 @@ impl ModelSpec {
         context(self.context_train, configured)
     }
 
-    /// Bytes that it takes with `slots` conversations of `configured` tokens.
+    /// Bytes that it takes with `slots` conversations of `configured` tokens, those of what guesses for it included.
     pub fn memory(&self, configured: usize, slots: usize) -> u64 {
-        let capacity = Capacity::whole(slots, self.context(configured));
+        let &Self { context_train, weights, kv_per_token, workspace, .. } = self;
+        let own = Memory { context_train, weights, kv_per_token, workspace }.total(configured, slots);
+        // It follows the same conversations.
+        let drafts = |draft: &DraftSpec| draft.memory.total(self.context(configured), slots);
+        own.saturating_add(self.draft.as_ref().map_or(0, drafts))
+    }
+}
+
+impl Memory {
+    /// All bytes with `slots` conversations of `configured` tokens.
+    fn total(self, configured: usize, slots: usize) -> u64 {
+        let capacity = Capacity::whole(slots, context(self.context_train, configured));
         let kv = self.kv_per_token.saturating_mul(capacity.tokens() as u64);
         self.weights.saturating_add(kv).saturating_add(self.workspace)
     }
@@ -106,6 +142,7 @@ impl ModelSpec {
             kv_per_token: 0,
             workspace: 0,
             adapters: Vec::new(),
+            draft: None,
         }
     }
 }

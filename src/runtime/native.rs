@@ -185,6 +185,9 @@ impl Worker {
             adapter.push(path);
             command.arg("--lora").arg(adapter);
         }
+        if let Some(draft) = &self.spec.draft {
+            command.arg("--draft").arg(&draft.file);
+        }
         if let Some(threads) = self.native.threads {
             command.args(["--threads", &threads.to_string()]);
         }

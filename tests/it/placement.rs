@@ -76,6 +76,7 @@ pub fn spec(model: &str) -> Arc<ModelSpec> {
         kv_per_token: 0,
         workspace: 0,
         adapters: Vec::new(),
+        draft: None,
     })
 }
 

@@ -304,6 +304,7 @@ mod tests {
             kv_per_token: 0,
             workspace: 0,
             adapters: Vec::new(),
+            draft: None,
         }
     }
 

@@ -213,3 +213,39 @@ async fn prompts_outlive_the_daemon_where_that_is_asked_for() {
     let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!(cached > 64 && cached + 32 >= usage["prompt_tokens"].as_u64().unwrap(), "{usage}");
 }
+
+#[tokio::test]
+async fn a_smaller_model_guesses_where_that_is_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, seed| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, crate::tiny::model(40, seed)).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let (large, small) = (file("large.gguf", 3), file("small.gguf", 5));
+    let prompt: Vec<u64> = (3..30).collect();
+    let mut plain: Option<(Value, u64)> = None;
+    // By the name of an installed model, and by its file.
+    for (draft, guesses) in [(None, false), (Some("Small"), true), (Some(&*small), true), (Some("lost.gguf"), false)] {
+        let drafts = draft.map_or(json!({}), |draft| json!({"large": draft, "unheard-of": "x"}));
+        let daemon = Daemon::with(&dir.path().join("state"), &json!({"models": {"drafts": drafts}}), &[]);
+        for model in [&large, &small] {
+            stdout(&daemon.run(&["model", "pull", model]));
+        }
+        let body = json!({"model": "large", "prompt": prompt, "max_tokens": 30, "temperature": 0});
+        let answer = daemon.ask("/v1/completions", &body).await["choices"][0].clone();
+        let tenant = daemon.status()["placement"]["tenants"][0].clone();
+        let claim = tenant["predicted"]["ram"].as_u64().unwrap();
+        let command = std::fs::read_to_string(format!("/proc/{}/cmdline", daemon.worker())).unwrap();
+        assert_eq!(command.contains(&format!("--draft\0{small}\0")), guesses, "{command:?}");
+        let (expected, alone) = plain.get_or_insert((answer.clone(), claim));
+        assert_eq!(answer, *expected, "with {draft:?}");
+        // Of the same shape it takes as much.
+        assert_eq!(claim, *alone * if guesses { 2 } else { 1 }, "with {draft:?}");
+        let broken = stdout(&daemon.run(&["model", "list"]));
+        assert_eq!(broken.contains("large (draft)"), draft == Some("lost.gguf"), "{broken}");
+        let warned = daemon.log().contains("models.drafts names a model that is not installed");
+        assert_eq!(warned, draft.is_some());
+        assert_eq!(daemon.stop().0, Some(0));
+    }
+}
