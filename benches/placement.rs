@@ -42,6 +42,7 @@ fn want(model: u64) -> Arc<Want> {
         pinned: false,
         keep_alive: None,
         embeds: false,
+        hold: Default::default(),
         cost: Duration::from_secs(1),
     })
 }

@@ -81,7 +81,7 @@ impl App {
             Placement::with_runtime(runtime.clone(), policy.clone(), learned, limits, sight, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         tokio::spawn(name_holders(gpu.clone(), docker.containers(), placement.status(), tenants.clone()));
-        let stacks = Stacks::open(&config, db.clone(), docker.clone(), tenants.clone());
+        let stacks = Stacks::open(&config, db.clone(), docker.clone(), placement.clone(), tenants.clone());
         let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
         for (name, stays) in policy.kept() {
             let models = models.clone();
@@ -161,7 +161,7 @@ fn owners(containers: &[Container], placement: &placement::Status) -> gpu::Owner
     };
     let process = |(who, model): &(Attribution, String)| match who {
         Attribution::Process(pid) => Some((*pid, model.clone())),
-        Attribution::Container(_) | Attribution::Daemon => None,
+        Attribution::Container(_) | Attribution::Daemon | Attribution::Nobody => None,
     };
     gpu::Owners {
         services: containers.iter().map(|container| (container.id.clone(), service(container))).collect(),

@@ -6,6 +6,7 @@
 
 mod container;
 mod error;
+mod exec;
 mod image;
 mod link;
 mod logs;
@@ -15,9 +16,10 @@ mod spec;
 
 pub use container::{Container, Health, Phase, Status};
 pub use error::Error;
+pub use exec::Ran;
 pub use logs::{Line, Logs};
 pub use port::Publish;
-pub use spec::{Attachment, ContainerSpec, Healthcheck, Mount, MountSource, Restart, Ulimit};
+pub use spec::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, Restart, Ulimit};
 
 use crate::config;
 use std::sync::Arc;
@@ -32,6 +34,11 @@ pub const SERVICE: &str = "sovereign.service";
 pub const CONFIG: &str = "sovereign.config";
 /// The ports that the daemon forwards to a container, as [`Publish`] writes them, separated by spaces.
 pub const PORTS: &str = "sovereign.ports";
+
+/// The cards that a container was made with, by UUID, separated by commas.
+pub const CARDS: &str = "sovereign.cards";
+/// Bytes of each of them that it may take.
+pub const VRAM: &str = "sovereign.vram";
 
 /// The handle on the Docker engine. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -2,11 +2,12 @@
 
 use super::{Docker, Error, PORTS, Publish, SERVICE, STACK};
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, NetworkConnectRequest, NetworkingConfig,
-    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, NetworkConnectRequest,
+    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, KillContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -66,6 +67,31 @@ pub struct ContainerSpec {
     pub shm_size: Option<u64>,
     /// Limits of the kernel's, by name.
     pub ulimits: BTreeMap<String, Ulimit>,
+    /// The cards that it sees, where it sees any. Left out of the digest where it is none, as it was before there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSpec>,
+}
+
+/// What a container wants of cards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuSpec {
+    /// Which.
+    pub cards: Cards,
+    /// What of the driver it uses, such as `compute` and `utility`.
+    pub capabilities: Vec<String>,
+    /// Bytes of each card that it may take.
+    pub vram: u64,
+}
+
+/// Which cards a container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Cards {
+    /// Any one.
+    One,
+    /// All that there are.
+    All,
+    /// These, by UUID, or by number where there is one card.
+    These(Vec<String>),
 }
 
 /// A network that a container is on.
@@ -146,7 +172,7 @@ pub struct Ulimit {
 
 impl Docker {
     /// Makes a container under a name, without starting it, and returns its identifier. The labels that make it ours
-    /// are added.
+    /// are added. Where it wants cards it sees those of `cards`, by UUID.
     ///
     /// # Errors
     /// When no engine answers, or it refuses: there is no such image or network, or the name is taken.
@@ -157,14 +183,19 @@ impl Docker {
         service: &str,
         config: &str,
         spec: &ContainerSpec,
+        cards: &[String],
     ) -> Result<String, Error> {
         let client = self.client()?;
-        let mut body = body(spec);
+        let mut body = body(spec, cards);
         let labels = body.labels.get_or_insert_default();
         labels.insert(STACK.into(), stack.into());
         labels.insert(SERVICE.into(), service.into());
         labels.insert(super::CONFIG.into(), config.into());
         labels.insert(PORTS.into(), Publish::label(&spec.ports));
+        if let Some(gpu) = &spec.gpu {
+            labels.insert(super::CARDS.into(), cards.join(","));
+            labels.insert(super::VRAM.into(), gpu.vram.to_string());
+        }
         let options = CreateContainerOptionsBuilder::new().name(name).build();
         let made = client
             .create_container(Some(options), body)
@@ -210,6 +241,19 @@ impl Docker {
         unless_gone(stopped).map_err(Error::of("stop the container"))
     }
 
+    /// Ends a container at once. One that has ended is left as it is.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn kill_container(&self, id: &str) -> Result<(), Error> {
+        let killed = self.client()?.kill_container(id, None::<KillContainerOptions>).await;
+        match unless_gone(killed) {
+            // It does not run.
+            Err(error) if super::error::status(&error) == Some(409) => Ok(()),
+            killed => killed.map_err(Error::of("kill the container")),
+        }
+    }
+
     /// Removes a container with the volumes that nobody named, killing it where it runs. One that is gone is fine.
     ///
     /// # Errors
@@ -228,7 +272,7 @@ pub(super) fn unless_gone(result: Result<(), bollard::errors::Error>) -> Result<
     }
 }
 
-fn body(spec: &ContainerSpec) -> ContainerCreateBody {
+fn body(spec: &ContainerSpec, cards: &[String]) -> ContainerCreateBody {
     let first = spec.networks.first();
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let host = HostConfig {
@@ -256,6 +300,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
                 })
                 .collect(),
         ),
+        device_requests: spec.gpu.as_ref().map(|gpu| vec![device_request(gpu, cards)]),
         ..HostConfig::default()
     };
     let endpoints = first.map(|attachment| HashMap::from([(attachment.network.clone(), endpoint(attachment))]));
@@ -273,6 +318,17 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         host_config: Some(host),
         networking_config: endpoints.map(|endpoints| NetworkingConfig { endpoints_config: Some(endpoints) }),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// As `docker run --gpus device=...` asks for cards.
+fn device_request(gpu: &GpuSpec, cards: &[String]) -> DeviceRequest {
+    let capabilities = std::iter::once("gpu".to_owned()).chain(gpu.capabilities.iter().cloned()).collect();
+    DeviceRequest {
+        driver: Some("nvidia".into()),
+        device_ids: Some(cards.to_vec()),
+        capabilities: Some(vec![capabilities]),
+        ..DeviceRequest::default()
     }
 }
 

@@ -34,7 +34,9 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         let (status, code) = match &refusal {
             Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
-            Refusal::TooLarge { .. } | Refusal::Pinned { .. } => (StatusCode::SERVICE_UNAVAILABLE, "model_too_large"),
+            Refusal::TooLarge { .. } | Refusal::Pinned { .. } | Refusal::NoCard { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "model_too_large")
+            }
             Refusal::Waited { .. } => (StatusCode::SERVICE_UNAVAILABLE, "model_busy"),
             Refusal::Failed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "model_failed"),
             Refusal::Crashing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "model_crashing"),

@@ -97,12 +97,26 @@ pub struct Want {
     pub weight: u32,
     /// It stays as long as there is memory at all.
     pub pinned: bool,
+    /// By what right it holds memory.
+    pub hold: Hold,
     /// How long it stays when nobody asks for it, if not as long as usual.
     pub keep_alive: Option<Duration>,
     /// It makes vectors, and no answers.
     pub embeds: bool,
     /// How long a start takes, guessed; what was measured counts more.
     pub cost: Duration,
+}
+
+/// By what right something holds memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// A model, for the leases on it: started, rested and ended as they come and go.
+    #[default]
+    Leased,
+    /// Room that somebody reserved. That he leaves it is no failure.
+    Reserved,
+    /// The same, where he sits already: what he holds is held, whether or not it fits.
+    Held,
 }
 
 impl Want {

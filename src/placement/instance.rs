@@ -62,10 +62,11 @@ impl Life {
             Ok(running) => running,
             Err(error) => return self.tell(failed(error.to_string())),
         };
-        let Some(endpoint) = running.endpoint.clone() else {
+        let endpoint = running.endpoint.clone();
+        if endpoint.is_none() && self.tenant.spec().is_some() {
             running.stop().await;
             return self.tell(failed("it started, but answers no requests".into()));
-        };
+        }
         self.tell(Message::Loaded { instance, who: running.who.clone(), endpoint, exits: running.exits.clone() });
         let exit = self.serve(&mut running).await;
         self.tell(Message::Event(Event::Exited { instance, reason: exit.reason }));
@@ -91,7 +92,7 @@ impl Life {
                 (Some(Ok(())), Order::Ease(_)) => {}
                 // It keeps what it has; the next rung follows.
                 (Some(Err(reason)), Order::Ease(rung)) => {
-                    tracing::warn!(model = self.tenant.spec().name, ?rung, reason, "memory was not given back");
+                    tracing::warn!(model = self.tenant.name(), ?rung, reason, "memory was not given back");
                 }
                 (Some(Err(reason)), _) => {
                     let exit = self.end(running).await;

@@ -70,6 +70,10 @@ impl Learned {
     }
 
     fn update(&mut self, tenant: &Tenant, variant: &Variant, update: impl FnOnce(&mut Footprint) -> bool) {
+        // What is reserved says itself how much it may take.
+        if tenant.spec().is_none() {
+            return;
+        }
         let key = key(tenant, variant);
         let seen = self.known.entry(key.clone()).or_default();
         if update(seen)
@@ -83,10 +87,10 @@ impl Learned {
 
 /// What ran: another file, setting or version of ours may hold another amount.
 fn key(tenant: &Tenant, variant: &Variant) -> String {
-    let (spec, setting) = (tenant.spec(), &variant.setting);
+    let setting = &variant.setting;
     format!(
         "{} {} {} x{} {} {}",
-        spec.sha256,
+        tenant.version(),
         tenant.runtime(setting),
         setting.context,
         variant.slots,

@@ -19,6 +19,7 @@ mod record;
 mod refusal;
 mod report;
 mod room;
+mod seat;
 mod status;
 mod task;
 
@@ -28,11 +29,12 @@ pub use observe::{CardUse, Observation, Sight, budget};
 pub use plan::Limits;
 pub use policy::Policy;
 pub use refusal::Refusal;
-pub use status::{Enforced, Status, Swap, SwapKind, TenantState, TenantStatus, Waiting};
+pub use seat::Seat;
+pub use status::{Enforced, Status, Swap, SwapKind, SwapTotal, TenantState, TenantStatus, Waiting};
 
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Endpoint, Exit, ExitWatch, Runtime};
+use crate::runtime::{Endpoint, Exit, ExitWatch, Reserved, Runtime};
 use event::{Event, InstanceId, RequestId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,9 +75,25 @@ impl Placement {
     /// # Errors
     /// Why not, after `placement.max_wait` at the latest.
     pub async fn acquire(&self, spec: Arc<ModelSpec>) -> Result<Lease, Refusal> {
+        self.ask(|id, reply| Message::Acquire { id, spec, reply }).await
+    }
+
+    /// Room for what serves no model here, as soon as there is some: idle models make it. It lasts until the seat is
+    /// dropped. Dropping the future gives the wait up.
+    ///
+    /// # Errors
+    /// Why there is none, after `placement.max_wait` at the latest.
+    pub async fn reserve(&self, reserved: Reserved) -> Result<Seat, Refusal> {
+        self.ask(|id, reply| Message::Reserve { id, reserved, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(RequestId, oneshot::Sender<Result<T, Refusal>>) -> Message,
+    ) -> Result<T, Refusal> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::Acquire { id, spec, reply }).map_err(|_| Refusal::Closing)?;
+        self.messages.send(message(id, reply)).map_err(|_| Refusal::Closing)?;
         let mut given_up = GivenUp { id: Some(id), messages: &self.messages };
         let answer = answer.await;
         given_up.id = None;

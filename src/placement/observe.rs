@@ -63,7 +63,7 @@ impl Holder {
         match who {
             Attribution::Process(pid) => *pid == self.pid,
             Attribution::Container(id) => self.containers.contains(id),
-            Attribution::Daemon => false,
+            Attribution::Daemon | Attribution::Nobody => false,
         }
     }
 }

@@ -15,7 +15,7 @@ mod limits;
 pub use limits::Limits;
 
 use super::Refusal;
-use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
+use super::event::{Effect, Event, Hold, InstanceId, ModelName, RequestId, Want};
 use super::ledger::{Entry, Ledger, NOTHING, State, sum};
 use super::queue::{Queue, Waiter};
 use super::record::{Record, Records};
@@ -356,6 +356,7 @@ impl Plan {
         let fits = more.fits_beside(&pass.soon, &pass.steady)
             && more.fits_beside(&self.ledger.held(), &self.ledger.budget())
             && self.ledger.is_settled(&more);
+        let fits = fits || want.hold == Hold::Held;
         pass.soon.add(&more);
         if !fits {
             pass.planned.insert(want.model.clone());

@@ -1,4 +1,4 @@
-use super::event::Want;
+use super::event::{Hold, Want};
 use super::learn::Learned;
 use crate::config::{self, Priority};
 use crate::runtime::Tenant;
@@ -24,14 +24,18 @@ impl Policy {
 
     /// What `tenant` is to the planner on a machine with `cards`, as far as is `learned`.
     pub(super) fn want(&self, tenant: &Tenant, cards: &[&str], learned: &Learned) -> Want {
-        let spec = tenant.spec();
         let mut variants = tenant.variants(cards);
         learned.correct(tenant, &mut variants);
         let cost = variants.first().and_then(|variant| learned.cost(tenant, variant));
-        let policy = self.models.get(&spec.name).cloned().unwrap_or_default();
+        let policy = self.models.get(tenant.name()).cloned().unwrap_or_default();
+        let hold = match tenant {
+            Tenant::Reserved(reserved) if reserved.running.is_some() => Hold::Held,
+            Tenant::Reserved(_) => Hold::Reserved,
+            _ => Hold::Leased,
+        };
         Want {
-            model: spec.name.as_str().into(),
-            version: spec.sha256.as_str().into(),
+            model: tenant.name().into(),
+            version: tenant.version().into(),
             variants,
             rungs: tenant.rungs(),
             weight: match policy.priority {
@@ -39,9 +43,11 @@ impl Policy {
                 Priority::Normal => 4,
                 Priority::High => 16,
             },
-            pinned: policy.pinned,
+            // Whoever reserves says when it ends, or is made to end; it is not for others to send him away.
+            pinned: policy.pinned || hold != Hold::Leased,
+            hold,
             keep_alive: policy.keep_alive.map(config::Seconds::duration),
-            embeds: spec.embeds,
+            embeds: tenant.spec().is_some_and(|spec| spec.embeds),
             cost: cost.unwrap_or_else(|| tenant.cost()),
         }
     }

@@ -112,6 +112,7 @@ mod tests {
             pinned: false,
             keep_alive: None,
             embeds: false,
+            hold: Default::default(),
             cost: Duration::ZERO,
         })
     }

@@ -32,6 +32,18 @@ pub enum Refusal {
         /// What there is when nothing is loaded.
         budget: Claim,
     },
+    /// There is no such card.
+    #[error(
+        "{name} wants a card that is not seen here; seen {}. Name one by its UUID, and look into `sovereign doctor` where \
+         there should be one",
+        if cards.is_empty() { "is none".into() } else { format!("are {}", cards.join(", ")) }
+    )]
+    NoCard {
+        /// Who wants it.
+        name: String,
+        /// The cards that are seen, by UUID.
+        cards: Vec<String>,
+    },
     /// Others hold what it needs, or its own slots, and did not give it back in time.
     #[error(
         "{model} could not be served within {} s: it needs {need}, {free} is free, and {busy} other requests are being \
@@ -95,7 +107,7 @@ impl Refusal {
         match self {
             Self::QueueFull { retry_after, .. } | Self::Crashing { retry_after, .. } => Some(*retry_after),
             Self::Waited { .. } | Self::Unloaded { .. } | Self::Closing => Some(Duration::from_secs(1)),
-            Self::TooLarge { .. } | Self::Pinned { .. } | Self::Failed { .. } => None,
+            Self::NoCard { .. } | Self::TooLarge { .. } | Self::Pinned { .. } | Self::Failed { .. } => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::ledger::{Entry, State};
 use super::plan::Plan;
 use super::record::{Cause, Record};
 use super::task::Instance;
-use super::{Enforced, Status, Swap, TenantState, TenantStatus, Waiting};
+use super::{Enforced, Status, Swap, SwapTotal, TenantState, TenantStatus, Waiting};
 use crate::config::Bytes;
 use crate::runtime::Rung;
 use jiff::Timestamp;
@@ -37,6 +37,7 @@ pub fn status(
     plan: &Plan,
     instances: &BTreeMap<InstanceId, Instance>,
     swaps: &VecDeque<Swap>,
+    totals: &[SwapTotal],
     clock: &Clock,
 ) -> Status {
     let ledger = plan.ledger();
@@ -48,17 +49,17 @@ pub fn status(
         tenants: tenants.collect(),
         waiting: waiting(plan, clock),
         swaps: swaps.iter().cloned().collect(),
+        totals: totals.to_vec(),
         enforced: plan.records().map(|record| enforced(record, clock)).collect(),
     }
 }
 
 fn tenant(known: &Instance, entry: &Entry, clock: &Clock) -> TenantStatus {
-    let spec = known.tenant.spec();
     let variant = entry.variant();
     TenantStatus {
-        model: spec.name.clone(),
+        model: known.tenant.name().to_string(),
         runtime: known.tenant.runtime(&variant.setting).to_string(),
-        quant: spec.quantisation.clone(),
+        quant: known.tenant.spec().map(|spec| spec.quantisation.clone()).unwrap_or_default(),
         setting: variant.setting.clone(),
         state: match entry.state {
             State::Loading => TenantState::Loading,

@@ -19,6 +19,9 @@ pub struct Status {
     pub waiting: Vec<Waiting>,
     /// The last loads, rests and stops, newest first.
     pub swaps: Vec<Swap>,
+    /// How many of each kind there were since the daemon's start, and how long they took.
+    #[serde(default)]
+    pub totals: Vec<SwapTotal>,
     /// What was done of late to those who held too much or stood in the way, newest first.
     #[serde(default)]
     pub enforced: Vec<Enforced>,
@@ -109,6 +112,47 @@ pub struct Swap {
     pub took_ms: u64,
     /// Why it failed; none when it did not.
     pub problem: Option<String>,
+}
+
+/// All swaps of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapTotal {
+    /// Which kind.
+    pub kind: SwapKind,
+    /// How many succeeded.
+    pub done: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// How long those that succeeded took together, in milliseconds.
+    pub took_ms: u64,
+}
+
+impl SwapKind {
+    /// One word, for labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Wake => "wake",
+            Self::Sleep => "sleep",
+            Self::Park => "park",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+impl SwapTotal {
+    /// Counts one more.
+    pub fn count(totals: &mut Vec<Self>, swap: &Swap) {
+        let at = totals.iter().position(|total| total.kind == swap.kind).unwrap_or_else(|| {
+            totals.push(Self { kind: swap.kind, ..Self::default() });
+            totals.len() - 1
+        });
+        let total = &mut totals[at];
+        match swap.problem {
+            None => (total.done, total.took_ms) = (total.done + 1, total.took_ms + swap.took_ms),
+            Some(_) => total.failed += 1,
+        }
+    }
 }
 
 /// What a tenant was told.

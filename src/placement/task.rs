@@ -1,7 +1,7 @@
 //! The loop: takes messages in, asks the planner, and carries out what it says. Starts and stops run in tasks of
 //! their own and come back as messages.
 
-use super::event::{Effect, Event, InstanceId, ModelName, RequestId, Want};
+use super::event::{Effect, Event, Hold, InstanceId, ModelName, RequestId, Want};
 use super::instance::{Life, Order};
 use super::learn::Learned;
 use super::ledger::State;
@@ -9,10 +9,10 @@ use super::observe::Sight;
 use super::plan::{Limits, Plan};
 use super::policy::Policy;
 use super::report::{Clock, status};
-use super::{Lease, Refusal, Serving, Status, Swap, SwapKind};
+use super::{Lease, Refusal, Seat, Serving, Status, Swap, SwapKind, SwapTotal};
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Attribution, Endpoint, Exit, ExitWatch, Grant, Rung, Runtime, Tenant, Variant};
+use crate::runtime::{Attribution, Endpoint, Exit, ExitWatch, Grant, Reserved, Rung, Runtime, Tenant, Variant};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -32,10 +32,12 @@ const SWAPS: usize = 20;
 pub enum Message {
     /// A caller wants a lease.
     Acquire { id: RequestId, spec: Arc<ModelSpec>, reply: oneshot::Sender<Result<Lease, Refusal>> },
+    /// Somebody wants room for what serves no model.
+    Reserve { id: RequestId, reserved: Reserved, reply: oneshot::Sender<Result<Seat, Refusal>> },
     /// Whose memory an instance's is.
     Attributed { instance: InstanceId, who: Attribution },
     /// A start succeeded.
-    Loaded { instance: InstanceId, who: Attribution, endpoint: Endpoint, exits: ExitWatch },
+    Loaded { instance: InstanceId, who: Attribution, endpoint: Option<Endpoint>, exits: ExitWatch },
     /// A model is to be unloaded; `gone` is dropped when it is.
     Unload { model: ModelName, gone: mpsc::Sender<Infallible> },
     /// Something else happened.
@@ -52,11 +54,30 @@ pub struct Task {
     messages: mpsc::WeakUnboundedSender<Message>,
     publish: watch::Sender<Arc<Status>>,
     clock: Clock,
-    callers: HashMap<RequestId, oneshot::Sender<Result<Lease, Refusal>>>,
+    callers: HashMap<RequestId, Caller>,
     /// What would serve a model, as of the last request for it.
     tenants: HashMap<ModelName, Tenant>,
     instances: BTreeMap<InstanceId, Instance>,
     swaps: VecDeque<Swap>,
+    totals: Vec<SwapTotal>,
+}
+
+/// Who waits for an answer.
+enum Caller {
+    /// For a model.
+    Lease(oneshot::Sender<Result<Lease, Refusal>>),
+    /// For room.
+    Seat(oneshot::Sender<Result<Seat, Refusal>>),
+}
+
+impl Caller {
+    fn refuse(self, refusal: Refusal) {
+        // A caller that is gone needs no answer.
+        match self {
+            Self::Lease(reply) => drop(reply.send(Err(refusal))),
+            Self::Seat(reply) => drop(reply.send(Err(refusal))),
+        }
+    }
 }
 
 /// What is known of an instance besides what the ledger holds.
@@ -67,6 +88,8 @@ pub struct Instance {
     stop: Option<DropGuard>,
     kill: CancellationToken,
     orders: mpsc::UnboundedSender<Order>,
+    /// Somebody has been given this room.
+    seated: bool,
     /// Whose memory it is, once that is known.
     pub who: Option<Attribution>,
     serving: Option<Arc<Serving>>,
@@ -100,6 +123,7 @@ impl Task {
             tenants: HashMap::new(),
             instances: BTreeMap::new(),
             swaps: VecDeque::new(),
+            totals: Vec::new(),
         }
     }
 
@@ -111,7 +135,13 @@ impl Task {
         let mut closing = false;
         self.observe();
         while !self.plan.is_closed() {
-            self.publish.send_replace(Arc::new(status(&self.plan, &self.instances, &self.swaps, &self.clock)));
+            self.publish.send_replace(Arc::new(status(
+                &self.plan,
+                &self.instances,
+                &self.swaps,
+                &self.totals,
+                &self.clock,
+            )));
             if self.is_moving() {
                 self.sight.hurry();
             }
@@ -167,13 +197,9 @@ impl Task {
         match message {
             Message::Acquire { id, spec, reply } => {
                 self.note_ends();
-                let tenant = self.runtime.tenant(spec);
-                let cards: Vec<&str> = self.plan.ledger().cards.keys().map(String::as_str).collect();
-                let want = Arc::new(self.policy.want(&tenant, &cards, &self.learned));
-                self.tenants.insert(want.model.clone(), tenant);
-                self.callers.insert(id, reply);
-                self.event(Event::Request { id, want });
+                self.ask(id, self.runtime.tenant(spec), Caller::Lease(reply));
             }
+            Message::Reserve { id, reserved, reply } => self.ask(id, Tenant::Reserved(reserved), Caller::Seat(reply)),
             Message::Attributed { instance, who } => {
                 if let Some(known) = self.instances.get_mut(&instance) {
                     known.who = Some(who);
@@ -182,14 +208,16 @@ impl Task {
             Message::Loaded { instance, who, endpoint, exits } => {
                 if let Some(known) = self.instances.get_mut(&instance) {
                     known.who = Some(who);
-                    let client = egress::internal(&endpoint.address);
-                    known.serving = Some(Arc::new(Serving { endpoint, client, exits }));
+                    known.serving = endpoint.map(|endpoint| {
+                        let client = egress::internal(&endpoint.address);
+                        Arc::new(Serving { endpoint, client, exits })
+                    });
                 }
                 self.message(Message::Event(Event::Ready(instance)));
                 self.measure();
             }
             Message::Unload { model, gone } => {
-                for known in self.instances.values_mut().filter(|known| *known.tenant.spec().name == *model) {
+                for known in self.instances.values_mut().filter(|known| *known.tenant.name() == *model) {
                     known.gone.push(gone.clone());
                 }
                 self.event(Event::Unload(model));
@@ -210,13 +238,26 @@ impl Task {
         }
     }
 
+    fn ask(&mut self, id: RequestId, tenant: Tenant, caller: Caller) {
+        let cards: Vec<&str> = self.plan.ledger().cards.keys().map(String::as_str).collect();
+        let want = Arc::new(self.policy.want(&tenant, &cards, &self.learned));
+        if want.variants.is_empty() {
+            let cards = cards.into_iter().map(str::to_owned).collect();
+            return caller.refuse(Refusal::NoCard { name: tenant.name().into(), cards });
+        }
+        self.tenants.insert(want.model.clone(), tenant);
+        self.callers.insert(id, caller);
+        self.event(Event::Request { id, want });
+    }
+
     fn exited(&mut self, instance: InstanceId, reason: &str) {
         let waking = self.plan.ledger().entries.get(&instance).is_some_and(|entry| entry.state == State::Waking);
         self.remember(instance, waking.then(|| reason.to_string()));
         if let Some(known) = self.instances.remove(&instance)
             && known.stop.is_some()
+            && known.tenant.spec().is_some()
         {
-            let model = &known.tenant.spec().name;
+            let model = known.tenant.name();
             tracing::error!(model, reason, "a tenant ended by itself; the next request loads it again");
         }
     }
@@ -237,10 +278,9 @@ impl Task {
             match effect {
                 Effect::Serve { request, instance } => self.serve(request, instance),
                 Effect::Refuse { request, refusal } => {
-                    if let Some(reply) = self.callers.remove(&request) {
+                    if let Some(caller) = self.callers.remove(&request) {
                         tracing::info!(%refusal, "a request was refused");
-                        // A caller that is gone needs no answer.
-                        let _ = reply.send(Err(refusal));
+                        caller.refuse(refusal);
                     }
                 }
                 Effect::Start { instance, want, variant } => self.start(instance, &want, variant),
@@ -249,13 +289,18 @@ impl Task {
                 Effect::Ease { instance, rung } => self.order(instance, Order::Ease(rung)),
                 Effect::Stop(instance) => {
                     if let Some(known) = self.instances.get_mut(&instance) {
-                        tracing::info!(model = known.tenant.spec().name, "unloading");
+                        tracing::info!(model = known.tenant.name(), "unloading");
                         drop(known.stop.take());
+                        if let Tenant::Reserved(reserved) = &known.tenant
+                            && !known.seated
+                        {
+                            reserved.left();
+                        }
                     }
                 }
                 Effect::Kill(instance) => {
                     if let Some(known) = self.instances.get_mut(&instance) {
-                        tracing::warn!(model = known.tenant.spec().name, "it did not end in time and is killed");
+                        tracing::warn!(model = known.tenant.name(), "it did not end in time and is killed");
                         known.kill.cancel();
                     }
                 }
@@ -265,7 +310,7 @@ impl Task {
 
     fn order(&mut self, instance: InstanceId, order: Order) {
         if let Some(known) = self.instances.get(&instance) {
-            tracing::info!(model = known.tenant.spec().name, ?order, "a tenant is told");
+            tracing::info!(model = known.tenant.name(), ?order, "a tenant is told");
             // One that has just ended needs no orders.
             let _ = known.orders.send(order);
         }
@@ -273,12 +318,22 @@ impl Task {
 
     fn serve(&mut self, request: RequestId, instance: InstanceId) {
         let Some(messages) = self.messages.upgrade() else { return };
-        let reply = self.callers.remove(&request);
-        let serving = self.instances.get(&instance).and_then(|known| known.serving.clone());
-        match (reply, serving) {
-            (Some(reply), Some(serving)) => {
-                // A caller that is gone drops the lease, which releases it.
-                let _ = reply.send(Ok(Lease { serving, instance, messages }));
+        let caller = self.callers.remove(&request);
+        let known = self.instances.get(&instance);
+        let serving = known.and_then(|known| known.serving.clone());
+        match (caller, serving, known.map(|known| &known.tenant)) {
+            // A caller that is gone drops the lease, or the seat, which releases it.
+            (Some(Caller::Lease(reply)), Some(serving), _) => {
+                drop(reply.send(Ok(Lease { serving, instance, messages })))
+            }
+            (Some(Caller::Seat(reply)), _, Some(Tenant::Reserved(reserved))) => {
+                let entry = self.plan.ledger().entries.get(&instance);
+                let reserved = reserved.clone();
+                let cards = entry.map(|entry| entry.variant().claim.vram.keys().cloned().collect());
+                if let Some(known) = self.instances.get_mut(&instance) {
+                    known.seated = true;
+                }
+                drop(reply.send(Ok(Seat { cards: cards.unwrap_or_default(), reserved, instance, messages })));
             }
             // The planner counted a lease that nobody took.
             _ => drop(messages.send(Message::Event(Event::Released(instance)))),
@@ -286,7 +341,7 @@ impl Task {
     }
 
     fn start(&mut self, instance: InstanceId, want: &Want, variant: Variant) {
-        let tenant = self.tenants.get(&want.model).filter(|tenant| *tenant.spec().sha256 == *want.version).cloned();
+        let tenant = self.tenants.get(&want.model).filter(|tenant| *tenant.version() == *want.version).cloned();
         let Some(tenant) = tenant else {
             // What is to come back may have been replaced meanwhile; a claim without a tenant would be held for ever.
             let failed = Event::Failed { instance, reason: "its file was replaced".into() };
@@ -295,7 +350,7 @@ impl Task {
             }
             return;
         };
-        tracing::info!(model = tenant.spec().name, setting = %variant.setting, claim = %variant.claim, "loading");
+        tracing::info!(model = tenant.name(), setting = %variant.setting, claim = %variant.claim, "loading");
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let (orders, inbox) = mpsc::unbounded_channel();
         let life = Life {
@@ -310,7 +365,8 @@ impl Task {
         tokio::spawn(life.live());
         let stop = Some(stop.drop_guard());
         let gone = Vec::new();
-        let known = Instance { tenant, stop, kill, orders, who: None, serving: None, measured_ram: None, gone };
+        let known =
+            Instance { tenant, stop, kill, orders, seated: false, who: None, serving: None, measured_ram: None, gone };
         self.instances.insert(instance, known);
     }
 
@@ -325,6 +381,9 @@ impl Task {
     /// Remembers that what an instance was told has come to its end.
     fn remember(&mut self, instance: InstanceId, problem: Option<String>) {
         let Some(entry) = self.plan.ledger().entries.get(&instance) else { return };
+        if entry.want.hold != Hold::Leased {
+            return;
+        }
         let (kind, since) = match entry.state {
             State::Loading => (SwapKind::Load, entry.started),
             State::Waking => (SwapKind::Wake, entry.since),
@@ -346,7 +405,9 @@ impl Task {
             None => tracing::info!(model, took_ms, ?kind, "done"),
             Some(reason) => tracing::error!(model, reason, "a model could not be loaded"),
         }
-        self.swaps.push_front(Swap { at: Timestamp::now(), model, kind, took_ms, problem });
+        let swap = Swap { at: Timestamp::now(), model, kind, took_ms, problem };
+        SwapTotal::count(&mut self.totals, &swap);
+        self.swaps.push_front(swap);
         self.swaps.truncate(SWAPS);
     }
 }

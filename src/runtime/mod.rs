@@ -7,9 +7,11 @@
 mod claim;
 pub mod fake;
 pub mod native;
+mod reserved;
 mod variant;
 
 pub use claim::Claim;
+pub use reserved::Reserved;
 pub use variant::{Rest, Setting, Variant};
 
 use crate::config::Config;
@@ -52,15 +54,31 @@ pub enum Tenant {
     Native(native::Worker),
     /// A double for tests.
     Fake(fake::Double),
+    /// What somebody else starts and ends.
+    Reserved(Reserved),
 }
 
 impl Tenant {
-    /// The model that it serves.
-    pub fn spec(&self) -> &Arc<ModelSpec> {
+    /// The model that it serves, if it serves one.
+    pub fn spec(&self) -> Option<&Arc<ModelSpec>> {
         match self {
-            Self::Native(worker) => worker.spec(),
-            Self::Fake(double) => double.spec(),
+            Self::Native(worker) => Some(worker.spec()),
+            Self::Fake(double) => Some(double.spec()),
+            Self::Reserved(_) => None,
         }
+    }
+
+    /// What people call it: the model, or the service of a stack.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Reserved(reserved) => &reserved.name,
+            _ => self.spec().map_or("", |spec| &spec.name),
+        }
+    }
+
+    /// Changes when something else goes by the same name.
+    pub fn version(&self) -> &str {
+        self.spec().map_or("", |spec| &spec.sha256)
     }
 
     /// The kind of runtime, as responses disclose it, where it runs as `setting` says.
@@ -68,15 +86,17 @@ impl Tenant {
         match self {
             Self::Native(_) => native::name(setting),
             Self::Fake(_) => fake::NAME,
+            Self::Reserved(_) => reserved::NAME,
         }
     }
 
     /// The ways in which it can run on a machine with `cards` (UUIDs), the best first, each with what it will occupy,
-    /// predicted before it starts. There is at least one.
+    /// predicted before it starts. Of a model there is at least one.
     pub fn variants(&self, cards: &[&str]) -> Vec<Variant> {
         match self {
             Self::Native(worker) => worker.variants(cards),
             Self::Fake(double) => double.variants(),
+            Self::Reserved(reserved) => reserved.variants(cards),
         }
     }
 
@@ -85,12 +105,16 @@ impl Tenant {
         match self {
             Self::Native(_) => &[Rung::Stop, Rung::Kill],
             Self::Fake(double) => double.rungs(),
+            Self::Reserved(_) => Reserved::RUNGS,
         }
     }
 
     /// How long its start takes, guessed from the size of its file: a slow disk's pace.
     pub fn cost(&self) -> Duration {
-        Duration::from_millis(200) + Duration::from_secs_f64(self.spec().bytes as f64 / 1e9)
+        match self.spec() {
+            Some(spec) => Duration::from_millis(200) + Duration::from_secs_f64(spec.bytes as f64 / 1e9),
+            None => Reserved::COST,
+        }
     }
 
     /// Starts it once, within `grant`. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
@@ -108,6 +132,7 @@ impl Tenant {
         match self {
             Self::Native(worker) => worker.start(grant, stop, told).await,
             Self::Fake(double) => double.start(grant, stop, told).await,
+            Self::Reserved(reserved) => Ok(reserved.start()),
         }
     }
 }
@@ -199,6 +224,8 @@ pub enum Attribution {
     Container(String),
     /// This daemon itself (test doubles).
     Daemon,
+    /// Nobody yet: the container is still to be made.
+    Nobody,
 }
 
 /// How a tenant ended.

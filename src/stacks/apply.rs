@@ -1,7 +1,9 @@
 //! Effects, carried out one after the other.
 
+use super::Stacks;
 use super::error::Error;
 use super::plan::{Effect, Existing, Goal, reached};
+use super::seat;
 use super::spec::{ServiceSpec, Spec, docker_name};
 use crate::docker::{Container, Docker, Restart};
 use jiff::Timestamp;
@@ -22,7 +24,7 @@ pub(super) async fn survey(docker: &Docker, stack: &str) -> Result<Existing, Err
 /// Waiting and pulling are given up when `cancel` says so; what changes something is carried out whole, so that
 /// whoever plans next finds no half of it under way.
 pub(super) async fn apply(
-    docker: &Docker,
+    stacks: &Stacks,
     stack: &str,
     spec: Option<&Spec>,
     existing: &Existing,
@@ -30,6 +32,7 @@ pub(super) async fn apply(
     cancel: &CancellationToken,
     progress: impl Fn(String),
 ) -> Result<(), Error> {
+    let docker = &stacks.0.docker;
     let service = |name: &str| {
         let found = spec.and_then(|spec| spec.service(name));
         found.ok_or_else(|| Error::Service(format!("the service {name} is not in the file")))
@@ -58,14 +61,28 @@ pub(super) async fn apply(
                 docker.remove_container(id).await?;
             }
             Effect::Run(name) => {
-                progress(format!("starting {name}"));
-                let id = run(docker, stack, service(name)?).await?;
+                let service = service(name)?;
+                let id = match &service.container.gpu {
+                    Some(gpu) => {
+                        progress(format!("making room on a card for {name}"));
+                        seat::run(stacks, stack, service, gpu, cancel).await?
+                    }
+                    None => {
+                        progress(format!("starting {name}"));
+                        run(docker, stack, service).await?
+                    }
+                };
                 awaited.insert(name.clone(), Awaited { id, last_start: None, is_started: true });
             }
-            Effect::Start { id, service } => {
-                progress(format!("starting {service}"));
-                docker.start_container(id).await?;
-                if let Some(awaited) = awaited.get_mut(service) {
+            Effect::Start { id, service: name } => {
+                progress(format!("starting {name}"));
+                let service = service(name)?;
+                let container = existing.containers.iter().find(|container| container.id == *id);
+                match (&service.container.gpu, container) {
+                    (Some(gpu), Some(container)) => seat::start(stacks, container, service, gpu, cancel).await?,
+                    _ => docker.start_container(id).await?,
+                }
+                if let Some(awaited) = awaited.get_mut(name) {
                     awaited.is_started = true;
                 }
             }
@@ -109,15 +126,29 @@ impl Awaited {
 
 /// Makes a service's container, starts it and returns its identifier. One that does not start is not left behind.
 async fn run(docker: &Docker, stack: &str, service: &ServiceSpec) -> Result<String, Error> {
-    let name = docker_name(stack, &service.name);
-    let id = docker.create_container(&name, stack, &service.name, &service.config, &service.container).await?;
-    if let Err(error) = docker.start_container(&id).await {
-        if let Err(error) = docker.remove_container(&id).await {
-            tracing::warn!(stack, service = service.name, %error, "a container that did not start is left behind");
-        }
-        return Err(Error::Service(format!("{}: {error}", service.name)));
-    }
+    let id = create(docker, stack, service, &[]).await?;
+    start(docker, stack, service, &id).await?;
     Ok(id)
+}
+
+/// Makes a service's container, which will see these cards.
+pub(super) async fn create(
+    docker: &Docker,
+    stack: &str,
+    service: &ServiceSpec,
+    cards: &[String],
+) -> Result<String, Error> {
+    let ServiceSpec { name, config, container, .. } = service;
+    Ok(docker.create_container(&docker_name(stack, name), stack, name, config, container, cards).await?)
+}
+
+/// Starts a container that was just made. One that does not start is not left behind.
+pub(super) async fn start(docker: &Docker, stack: &str, service: &ServiceSpec, id: &str) -> Result<(), Error> {
+    let Err(error) = docker.start_container(id).await else { return Ok(()) };
+    if let Err(error) = docker.remove_container(id).await {
+        tracing::warn!(stack, service = service.name, %error, "a container that did not start is left behind");
+    }
+    Err(Error::Service(format!("{}: {error}", service.name)))
 }
 
 /// Waits until a service's container has reached a goal, by what the engine's events tell.

@@ -6,10 +6,12 @@
 //! Docker engine does. Networks are internal; `forward` serves the ports.
 
 mod apply;
+mod canary;
 pub mod compose;
 mod error;
 mod forward;
 pub mod plan;
+mod seat;
 mod shelf;
 pub mod spec;
 mod station;
@@ -23,6 +25,8 @@ pub use view::{ServiceView, StackState, StackView};
 use crate::config::Config;
 use crate::db::Db;
 use crate::docker::{Docker, Logs};
+use crate::placement::Placement;
+use seat::Sitter;
 use station::{Station, Work};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,6 +48,9 @@ struct Inner {
     /// Held while a wish is written and its operation put into the line, so that both are of one order.
     wishing: tokio::sync::Mutex<()>,
     ports: watch::Receiver<forward::Problems>,
+    placement: Placement,
+    /// Containers that take room on cards, by identifier.
+    seated: Mutex<BTreeMap<String, Sitter>>,
     changes: watch::Sender<u64>,
     shutdown: CancellationToken,
 }
@@ -57,6 +64,7 @@ impl Stacks {
         config: &Config,
         db: Db,
         docker: Docker,
+        placement: Placement,
         shutdown: CancellationToken,
     ) -> Result<Self, sqlx::Error> {
         let wanted = wanted::read(&db).await?;
@@ -76,10 +84,15 @@ impl Stacks {
             stations: Mutex::new(stations),
             wishing: tokio::sync::Mutex::default(),
             ports,
+            placement,
+            seated: Mutex::default(),
             changes: watch::Sender::new(0),
             shutdown,
         }));
         tokio::spawn(stacks.clone().keep());
+        if let every @ 1.. = config.docker.canary.0 {
+            tokio::spawn(canary::watch(stacks.clone(), std::time::Duration::from_secs(every)));
+        }
         Ok(stacks)
     }
 
@@ -212,6 +225,7 @@ impl Stacks {
                 self.reconcile();
             }
             was_present = is_present;
+            self.adopt();
             self.changed();
             let ended = tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
@@ -278,13 +292,16 @@ impl Stacks {
             (None, Work::Up) => return Err(Error::Service("its file is gone".into())),
             (_, Work::Down | Work::Remove) => None,
         };
-        let existing = apply::survey(docker, name).await?;
+        let mut existing = apply::survey(docker, name).await?;
+        let blind = self.stations().get_mut(name).map(|station| std::mem::take(&mut station.blind)).unwrap_or_default();
+        // What they were made from is as it is wanted, and they are not.
+        existing.containers.iter_mut().filter(|one| blind.contains(&one.id)).for_each(|one| one.config.clear());
         let effects = match (&spec, work) {
             (Some(spec), Work::Up) => plan::up(spec, &existing),
             (spec, _) => plan::down(spec.as_ref(), &existing, work == Work::Remove),
         };
         let progress = |text: String| self.progress(name, number, text);
-        apply::apply(docker, name, spec.as_ref(), &existing, effects, cancel, progress).await?;
+        apply::apply(self, name, spec.as_ref(), &existing, effects, cancel, progress).await?;
         if work == Work::Remove {
             let _one_at_a_time = self.0.wishing.lock().await;
             // Unless something else is wanted of it meanwhile.
@@ -337,6 +354,10 @@ impl Stacks {
 
     fn changed(&self) {
         self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn seated(&self) -> MutexGuard<'_, BTreeMap<String, Sitter>> {
+        self.0.seated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stations(&self) -> MutexGuard<'_, BTreeMap<String, Station>> {

@@ -2,10 +2,10 @@
 //! order of their start.
 
 use super::compose::{
-    self, Compose, Condition, Error, HealthcheckKeys, NetworkKeys, SecurityOption, Service, ServiceNetworks, VolumeKey,
-    VolumeSource,
+    self, Compose, Condition, Count, DeviceKeys, Error, HealthcheckKeys, NetworkKeys, SecurityOption, Service,
+    ServiceNetworks, VolumeKey, VolumeSource,
 };
-use crate::docker::{Attachment, ContainerSpec, Healthcheck, Mount, MountSource};
+use crate::docker::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -160,6 +160,7 @@ impl Resolver<'_> {
             nano_cpus: written.cpus.or(limits.cpus).map(|cpus| cpus.0),
             shm_size: written.shm_size.map(|size| size.0),
             ulimits: written.ulimits.iter().map(|(name, limit)| (name.clone(), limit.0)).collect(),
+            gpu: self.gpu(name, written, line)?,
         };
         Ok(ServiceSpec {
             name: name.into(),
@@ -168,6 +169,45 @@ impl Resolver<'_> {
             config: digest(&container),
             container,
         })
+    }
+
+    /// The cards that it sees, and what it may take of them. That must be said: nobody else knows it.
+    fn gpu(&self, service: &str, written: &Service, line: u64) -> Result<Option<GpuSpec>, Error> {
+        let reserved = written.deploy.resources.reservations.devices.as_ref();
+        let asked = written.gpus.as_ref().map(|gpus| (&gpus.value.0, gpus.referenced.line()));
+        let asked = asked.or_else(|| reserved.map(|devices| (&devices.value, devices.referenced.line())));
+        let Some((devices, line)) = asked.filter(|(devices, _)| !devices.is_empty()) else {
+            let said = "`x-sovereign: {vram: ...}` is for services that use a card; say which with `gpus`";
+            return match written.sovereign.vram {
+                Some(_) => Err(Error::at(self.file, line, format!("the service {service} uses none: {said}"))),
+                None => Ok(None),
+            };
+        };
+        let refuse = |what: &str| Err(Error::at(self.file, line, format!("the service {service} {what}")));
+        let [DeviceKeys { driver, count, device_ids, capabilities }] = &devices[..] else {
+            return refuse("asks for several kinds of devices; one is supported");
+        };
+        if driver.as_ref().is_some_and(|driver| driver != "nvidia") {
+            return refuse("asks for devices that are not NVIDIA's; only those are supported");
+        }
+        let capabilities = capabilities.clone().unwrap_or_else(|| vec!["gpu".into()]);
+        if !capabilities.iter().any(|capability| capability == "gpu") {
+            return refuse("asks for devices without `capabilities: [gpu]`; only cards are supported");
+        }
+        let cards = match (count, device_ids) {
+            (Some(_), Some(_)) => return refuse("says both `count` and `device_ids`; they exclude each other"),
+            (None, Some(ids)) => Cards::These(ids.clone()),
+            (Some(Count::Of(1)), None) => Cards::One,
+            (Some(Count::All) | None, None) => Cards::All,
+            (Some(Count::Of(_)), None) => {
+                return refuse("asks for several cards by their number; name them with `device_ids`, or ask for `all`");
+            }
+        };
+        let Some(vram) = written.sovereign.vram else {
+            return refuse("uses a card; say how much of its memory it may take: `x-sovereign: {vram: 3g}`");
+        };
+        let capabilities = capabilities.into_iter().filter(|capability| capability != "gpu").collect();
+        Ok(Some(GpuSpec { cards, capabilities, vram: vram.0 }))
     }
 
     /// A name without a value takes it from the variables, and is left out where there is none.

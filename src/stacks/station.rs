@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::wanted::Wanted;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -14,6 +15,8 @@ pub(super) struct Station {
     pub wanted: Option<Wanted>,
     pub operation: Option<Operation>,
     pub problem: Option<String>,
+    /// Containers that do not see their cards any more: the next operation makes them anew.
+    pub blind: BTreeSet<String>,
     /// Operations so far.
     count: u64,
     /// Told when the last operation in the line has ended.

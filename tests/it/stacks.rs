@@ -1,5 +1,6 @@
 //! Stacks, in a Docker engine of the test's own.
 
+mod cards;
 pub mod engine;
 mod registry;
 

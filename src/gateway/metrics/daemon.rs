@@ -3,7 +3,7 @@
 use super::exposition::{Exposition, Kind, Labels};
 use crate::db::usage::Totals;
 use crate::gpu::Host;
-use crate::placement::{Status, SwapKind, TenantStatus};
+use crate::placement::{Status, SwapTotal, TenantStatus};
 use crate::runtime::Claim;
 use std::collections::BTreeMap;
 
@@ -32,17 +32,22 @@ pub(super) fn add(to: &mut Exposition, placement: &Status, totals: &Totals, upti
 fn swaps(to: &mut Exposition, placement: &Status) {
     let mut last: BTreeMap<(&str, &'static str), f64> = BTreeMap::new();
     for swap in placement.swaps.iter().filter(|swap| swap.problem.is_none()) {
-        let kind = match swap.kind {
-            SwapKind::Load => "load",
-            SwapKind::Wake => "wake",
-            SwapKind::Sleep => "sleep",
-            SwapKind::Park => "park",
-            SwapKind::Stop => "stop",
-        };
-        last.entry((&swap.model, kind)).or_insert(swap.took_ms as f64 / 1000.0);
+        last.entry((&swap.model, swap.kind.name())).or_insert(swap.took_ms as f64 / 1000.0);
     }
     let figures = last.into_iter().map(|((model, kind), seconds)| (vec![("model", model), ("kind", kind)], seconds));
     to.family("sovereign_last_swap_seconds", Kind::Gauge, "How long the last swap of a model took.", figures);
+    let totals = |figure: fn(&SwapTotal) -> f64| {
+        placement.totals.iter().map(move |total| (vec![("kind", total.kind.name())], figure(total)))
+    };
+    to.family("sovereign_swaps_total", Kind::Counter, "Swaps that succeeded.", totals(|total| total.done as f64));
+    to.family(
+        "sovereign_swap_failures_total",
+        Kind::Counter,
+        "Swaps that failed.",
+        totals(|total| total.failed as f64),
+    );
+    let seconds = totals(|total| total.took_ms as f64 / 1000.0);
+    to.family("sovereign_swap_seconds_total", Kind::Counter, "How long swaps took that succeeded.", seconds);
 }
 
 fn memory(to: &mut Exposition, placement: &Status) {

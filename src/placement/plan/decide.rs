@@ -40,6 +40,10 @@ impl Plan {
                 busy: self.ledger.entries.values().map(|entry| entry.leases).sum(),
             });
         }
+        let is_there = |gpu: &String| self.ledger.cards.get(gpu).is_some_and(|card| card.missing.is_none());
+        if want.hold == Hold::Held && live.is_none() && want.variants[0].claim.vram.keys().all(is_there) {
+            return Decision::Make { variant: 0, evict: Vec::new(), peace: false };
+        }
         let variant = match live {
             Some((_, entry)) if matches!(entry.state, State::Resting(_)) => entry.variant,
             Some(_) => return Decision::Wait,

@@ -11,7 +11,7 @@ impl Plan {
         if let Some(step) = entry.excess.as_ref().and_then(|excess| excess.step) {
             self.records.ended(step.record, now);
         }
-        if entry.state == State::Stopping {
+        if entry.state == State::Stopping || want.hold != Hold::Leased {
             // As we asked. That it had to be asked because it held too much is a failure all the same.
             if entry.excess.is_none() {
                 self.failures.remove(&want.model);
@@ -99,12 +99,15 @@ impl Plan {
         let mut spare = self.ledger.ram.saturating_sub(self.ledger.held().ram);
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
             let keeps = match entry.state {
+                // Whoever wanted the room went away before he had it.
+                _ if entry.want.hold != Hold::Leased => Duration::ZERO,
                 State::Resting(_) => self.limits.park_for,
                 _ => entry.want.keep_alive.unwrap_or(self.limits.keep_alive),
             };
             let until = entry.released.saturating_add(keeps);
-            if !entry.retired && (entry.want.pinned || pass.now < until) {
-                if !entry.want.pinned {
+            let stays = entry.want.pinned && entry.want.hold == Hold::Leased;
+            if !entry.retired && (stays || pass.now < until) {
+                if !stays {
                     pass.due(until);
                 }
                 continue;

@@ -5,6 +5,7 @@
 //! specification asks; anchors live there. Ours is `x-sovereign`.
 
 mod error;
+mod gpus;
 mod health;
 mod ports;
 mod scalars;
@@ -12,6 +13,7 @@ mod service;
 mod volumes;
 
 pub use error::Error;
+pub use gpus::{Count, DeviceKeys, GpusKey};
 pub use health::HealthcheckKeys;
 pub use ports::PortKey;
 pub use scalars::{Argv, Duration, Names, OneOrMany, Pairs, Size};

@@ -1,4 +1,4 @@
-use super::{Argv, Duration, HealthcheckKeys, Names, OneOrMany, Pairs, PortKey, Size, VolumeKey};
+use super::{Argv, DeviceKeys, Duration, GpusKey, HealthcheckKeys, Names, OneOrMany, Pairs, PortKey, Size, VolumeKey};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_yaml::Spanned;
@@ -63,6 +63,19 @@ pub struct Service {
     pub stop_signal: Option<String>,
     /// Where it starts.
     pub working_dir: Option<String>,
+    /// The cards that it sees.
+    pub gpus: Option<Spanned<GpusKey>>,
+    /// What is ours.
+    #[serde(rename = "x-sovereign")]
+    pub sovereign: ServiceSovereign,
+}
+
+/// `x-sovereign` of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceSovereign {
+    /// What it may take of each card that it sees.
+    pub vram: Option<Size>,
 }
 
 /// The networks that a service is on.
@@ -102,8 +115,8 @@ pub enum Condition {
     Completed,
 }
 
-/// `deploy`, of which only limits are supported.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// `deploy`, of which only resources are supported.
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deploy {
     /// `resources`.
@@ -111,11 +124,21 @@ pub struct Deploy {
 }
 
 /// `deploy.resources`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// `limits`.
     pub limits: Limits,
+    /// `reservations`.
+    pub reservations: Reservations,
+}
+
+/// `deploy.resources.reservations`, of which only devices are supported.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reservations {
+    /// `devices`.
+    pub devices: Option<Spanned<Vec<DeviceKeys>>>,
 }
 
 /// `deploy.resources.limits`.

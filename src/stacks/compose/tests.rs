@@ -1,4 +1,5 @@
 use super::*;
+use crate::docker::{Cards, GpuSpec};
 use crate::stacks::spec::{self, Spec};
 use proptest::prelude::*;
 
@@ -106,6 +107,29 @@ fn a_file_that_says_nothing_is_held_tightly() {
 }
 
 #[test]
+fn cards_are_asked_for_in_either_way() {
+    let check = |text: &str, cards: Cards, capabilities: &[&str]| {
+        let spec = read(&format!("services: {{a: {{image: x, x-sovereign: {{vram: 3g}}, {text}}}}}")).unwrap();
+        let capabilities = capabilities.iter().map(|capability| (*capability).to_string()).collect();
+        let expected = GpuSpec { cards, capabilities, vram: 3 << 30 };
+        assert_eq!(spec.services[0].container.gpu, Some(expected), "{text}");
+    };
+    let devices = |text: &str| format!("deploy: {{resources: {{reservations: {{devices: [{text}]}}}}}}");
+    check("gpus: all", Cards::All, &[]);
+    check("gpus: [{count: 1}]", Cards::One, &[]);
+    check("gpus: [{driver: nvidia, device_ids: [GPU-1], capabilities: [gpu, video]}]", these("GPU-1"), &["video"]);
+    check(&devices("{capabilities: [gpu]}"), Cards::All, &[]);
+    check(&devices("{count: all, capabilities: [gpu, utility]}"), Cards::All, &["utility"]);
+    check(&devices("{device_ids: ['0'], capabilities: [gpu]}"), these("0"), &[]);
+    let none = read("services: {a: {image: x, gpus: []}}").unwrap();
+    assert_eq!(none.services[0].container.gpu, None);
+
+    fn these(id: &str) -> Cards {
+        Cards::These(vec![id.into()])
+    }
+}
+
+#[test]
 fn anchors_merges_and_extensions_are_understood() {
     let spec = read(
         "version: '3'\nx-common: &common\n  image: x:${TAG}\n  restart: always\nx-sovereign: {title: T, description: D}\n\
@@ -187,7 +211,21 @@ fn what_is_not_supported_is_refused_by_key_and_line() {
     refused("security_opt: [\"seccomp:unconfined\"]", "4: the security option `seccomp:unconfined`");
     refused("healthcheck: {test: [curl, x]}", "4: `test` begins with");
     refused("healthcheck: {interval: 5}", "4: \"5\" is not a time");
-    refused("deploy: {resources: {reservations: {}}}", "4: `reservations` is not supported here");
+    refused("deploy: {resources: {reservations: {memory: 1g}}}", "4: `memory` is not supported here");
+    refused("gpus: some", "4: ");
+    refused("gpus: all", "4: the service a uses a card; say how much of its memory it may take");
+    let card = |device: &str, expected: &str| {
+        refused(&format!("gpus: [{device}]\n    x-sovereign: {{vram: 1g}}"), &format!("4: {expected}"));
+    };
+    card("{count: 2}", "the service a asks for several cards by their number");
+    card("{count: none}", "\"none\" is not a number of cards");
+    card("{driver: amd}", "the service a asks for devices that are not NVIDIA's");
+    card("{capabilities: [tpu]}", "the service a asks for devices without `capabilities: [gpu]`");
+    card("{count: 1, device_ids: [\"0\"]}", "the service a says both `count` and `device_ids`");
+    card("{}, {}", "the service a asks for several kinds of devices");
+    card("{options: {a: b}}", "`options` is not supported here");
+    refused("x-sovereign: {vram: 1g}", "3: the service a uses none");
+    refused("x-sovereign: {ram: 1g}", "4: `ram` is not supported here");
     refused("mem_limit: lots", "4: \"lots\" is not a size");
     refused("cpus: many", "4: \"many\" is not a number of cores");
     refused("ulimits: {nofile: {soft: 1}}", "4: ");

@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,9 +12,11 @@ use tempfile::TempDir;
 /// The image that [`Engine::start`] makes.
 pub const IMAGE: &str = "sovereign-test/hello:1";
 
-/// A server of one file: it greets, echoes, and knows how to check itself, to end, and to fail.
+/// A server of one file: it greets, echoes, and knows how to check itself, to end, and to fail. By another name it is
+/// NVIDIA's tool, as it behaves in a container: until it has lost its card.
 const PROGRAM: &str = r#"
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +28,12 @@ static void end(int signal) { (void)signal; _exit(0); }
 
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "serve";
+    if (strstr(argv[0], "nvidia-smi")) {
+        if (access("/run/lost", F_OK)) { puts("GPU 0: a card"); return 0; }
+        puts("Failed to initialize NVML: Unknown Error");
+        return 255;
+    }
+    if (!strcmp(mode, "lose")) return open("/run/lost", O_CREAT | O_WRONLY, 0600) < 0;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(7777)};
     int one = 1, server = socket(AF_INET, SOCK_STREAM, 0);
     signal(SIGTERM, end);
@@ -51,6 +60,12 @@ int main(int argc, char **argv) {
 }
 "#;
 
+/// Stands in for NVIDIA's container toolkit, which Docker calls for containers with cards: writes down what is asked.
+const HOOK: &str = r#"#!/bin/sh
+bundle=$(sed -n 's/.*"bundle":"\([^"]*\)".*/\1/p')
+grep -o '"NVIDIA_[A-Z_]*=[^"]*"' "$bundle/config.json" | tr -d '"' | sort >> "$(dirname "$0")/asked"
+"#;
+
 /// `dockerd` over folders and a socket of its own. It ends with this, and so does what it runs.
 pub struct Engine {
     folder: TempDir,
@@ -66,6 +81,10 @@ impl Engine {
         static STARTED: AtomicU8 = AtomicU8::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let mut engine = Self { folder: tempfile::tempdir().unwrap(), number, process: None };
+        let hook = engine.path("hooks/nvidia-container-runtime-hook");
+        std::fs::create_dir(engine.path("hooks")).unwrap();
+        std::fs::write(&hook, HOOK).unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
         engine.resume();
         engine.import();
         engine
@@ -79,7 +98,8 @@ impl Engine {
     /// Starts the engine again over its old folders.
     pub fn resume(&mut self) {
         let log = File::options().append(true).create(true).open(self.path("dockerd.log")).unwrap();
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}:/usr/sbin:/sbin", self.path("hooks").display());
         let spawned = Command::new("dockerd")
             .arg(format!("--host={}", self.host()))
             .arg(format!("--data-root={}", self.path("data").display()))
@@ -131,6 +151,17 @@ impl Engine {
         kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
     }
 
+    /// What NVIDIA's container toolkit was asked for so far, a line each.
+    pub fn asked_for_cards(&self) -> Vec<String> {
+        let asked = std::fs::read_to_string(self.path("hooks/asked")).unwrap_or_default();
+        asked.lines().map(str::to_owned).collect()
+    }
+
+    /// The number of a container's process.
+    pub fn pid(&self, container: &str) -> u32 {
+        self.docker(&["inspect", "--format", "{{.State.Pid}}", container]).parse().unwrap()
+    }
+
     fn try_docker(&self, arguments: &[&str]) -> Output {
         let host = self.host();
         let docker = Command::new("docker").args(["--host", &host]).args(arguments).output();
@@ -146,8 +177,11 @@ impl Engine {
         let root = self.path("image");
         std::fs::create_dir(&root).unwrap();
         compile(PROGRAM, &root.join("hello"));
+        std::fs::create_dir(root.join("bin")).unwrap();
+        std::fs::copy(root.join("hello"), root.join("bin/nvidia-smi")).unwrap();
         let layer = self.layer();
-        let tar = Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&root).arg("hello").status().unwrap();
+        let tar =
+            Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&root).args(["hello", "bin"]).status().unwrap();
         assert!(tar.success());
         let entry = "ENTRYPOINT [\"/hello\"]";
         self.docker(&["import", "--change", entry, &layer.display().to_string(), IMAGE]);

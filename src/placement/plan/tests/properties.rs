@@ -2,6 +2,7 @@
 
 use super::world::*;
 use super::*;
+use crate::placement::event::Hold;
 use proptest::prelude::*;
 
 /// Random sequences in an ordinary run; `SOVEREIGN_PLANS` asks for others.
@@ -20,18 +21,21 @@ fn model() -> impl Strategy<Value = Model> {
     let times = (0..4_000_u64, 0..2_000_u64, prop_oneof![3 => Just(0), 1 => 0..3_000_u64]);
     let rare = || prop::bool::weighted(0.1);
     let fails = prop_oneof![8 => Just(0), 1 => 1..=3_usize];
-    (claims, 1..=3_usize, times, any::<bool>(), fails, rare(), rare(), rare()).prop_map(
-        |(claims, slots, (load, stop, lingers), rests, fails, deaf, pinned, embeds)| Model {
+    let hold = prop_oneof![8 => Just(Hold::Leased), 1 => Just(Hold::Reserved), 1 => Just(Hold::Held)];
+    (claims, 1..=3_usize, times, any::<bool>(), fails, (rare(), rare(), rare()), hold).prop_map(
+        |(claims, slots, (load, stop, lingers), rests, fails, (deaf, pinned, embeds), hold)| Model {
             claims,
-            slots,
+            slots: if hold == Hold::Leased { slots } else { 1 },
             load,
             stop,
             lingers,
             rests,
-            fails,
+            // Taking a seat is no more than a word.
+            fails: if hold == Hold::Leased { fails } else { 0 },
             deaf,
             pinned,
             embeds,
+            hold,
         },
     )
 }

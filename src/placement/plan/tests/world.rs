@@ -2,7 +2,7 @@
 //! gives them, memory is seen once a second, and what the planner promises is checked after every step.
 
 use super::super::*;
-use crate::placement::event::{Observed, Seen};
+use crate::placement::event::{Hold, Observed, Seen};
 use crate::runtime::{Rest, Rung, Setting};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -42,6 +42,8 @@ pub struct Model {
     pub deaf: bool,
     pub pinned: bool,
     pub embeds: bool,
+    /// It serves nothing: it is room that somebody takes, one at a time.
+    pub hold: Hold,
 }
 
 impl Model {
@@ -57,6 +59,7 @@ impl Model {
             deaf: false,
             pinned: false,
             embeds: false,
+            hold: Hold::Leased,
         }
     }
 
@@ -78,9 +81,10 @@ impl Model {
             variants: self.claims.iter().map(variant).collect(),
             rungs: &[Rung::Shrink, Rung::Sleep, Rung::Stop, Rung::Kill],
             weight: 4,
-            pinned: self.pinned,
+            pinned: self.pinned || self.hold != Hold::Leased,
             keep_alive: None,
             embeds: self.embeds,
+            hold: self.hold,
             cost: Duration::from_millis(500),
         }
     }
@@ -378,7 +382,9 @@ impl World {
     /// Whether a tenant may be disturbed although it answers, or is to stay.
     fn may_go(&self, tenant: &Tenant) -> bool {
         let lost = !self.card && tenant.variant.claim.on(GPU) > 0;
-        self.closing || lost || tenant.seen > tenant.grant().on(GPU) || self.models[tenant.model].deaf
+        // Nobody sits there yet.
+        let empty = self.models[tenant.model].hold != Hold::Leased && tenant.leases == 0;
+        self.closing || lost || empty || tenant.seen > tenant.grant().on(GPU) || self.models[tenant.model].deaf
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -402,7 +408,10 @@ impl World {
                         unloaded: false,
                     },
                 );
-                self.check_room(&variant.claim);
+                // Who sits there already holds what he holds.
+                if want.hold != Hold::Held {
+                    self.check_room(&variant.claim);
+                }
                 self.later(load, Due::Started(instance));
             }
             Effect::Rest { instance, rung } => {
@@ -451,9 +460,12 @@ impl World {
                 assert!(tenant.is(State::Ready));
                 tenant.leases += 1;
                 assert!(tenant.leases <= tenant.variant.slots);
+                let reserved = self.models[tenant.model].hold != Hold::Leased;
                 let model = Self::name(tenant.model);
                 let (_, hold) = self.asked[&request];
-                self.later(hold, Due::Released(instance));
+                // Who leaves his seat has ended.
+                let over = if reserved { Due::Ended(instance) } else { Due::Released(instance) };
+                self.later(hold, over);
                 self.answer(request, Answer::Served(model));
             }
             Effect::Refuse { request, refusal } => self.answer(request, Answer::Refused(refusal)),
