@@ -5,6 +5,7 @@
 
 use sovereign::engine::gguf::Gguf;
 use sovereign::engine::kernels::KvKind;
+use sovereign::engine::kernels::cuda::Which;
 use sovereign::engine::kv_cache::{Capacity, KvCache};
 use sovereign::engine::model::{Batch, Device, Model, Options};
 use std::path::Path;
@@ -31,7 +32,8 @@ fn main() -> Result<(), Error> {
 
     let begun = Instant::now();
     let gguf = Arc::new(Gguf::open(Path::new(&path))?);
-    let model = Model::load(gguf, Options { device: Device::Cuda(0), multiprocessors, ..Options::default() })?;
+    let model =
+        Model::load(gguf, Options { device: Device::Cuda(Which::Number(0)), multiprocessors, ..Options::default() })?;
     println!("loaded in {:.2} s", begun.elapsed().as_secs_f64());
     let wants = |name| what == "all" || what == name;
     let mut bench = Bench { model, kind, random: 1 };

@@ -2,7 +2,7 @@
 
 use crate::config::Bytes;
 use crate::egress::Address;
-use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Speculation, Tie};
+use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Speculation, Tie, Which};
 use anyhow::Context;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -60,9 +60,13 @@ pub struct Worker {
     /// Threads that compute; all physical cores unless said.
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
-    /// What computes: cpu, or cuda:N for an NVIDIA card (cuda is the first).
+    /// What computes: cpu, or for an NVIDIA card cuda:N (cuda is the first) or cuda:UUID.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     device: Device,
+    /// Bytes of the card's memory that may be taken, with everything: what is left beside the model holds keys and values. What
+    /// does not fit is refused before anything is taken.
+    #[arg(long, value_name = "BYTES")]
+    vram_limit: Option<Bytes>,
     /// Keep in this folder what was computed of prompts, so that whoever begins alike later need not wait for it, after a restart
     /// neither. This puts the contents of conversations on disk, readable for this user alone. On the processor only.
     #[arg(long, value_name = "DIR")]
@@ -81,6 +85,9 @@ impl Worker {
             (Speculation::Draft, None) => anyhow::bail!("--speculate draft needs a model that guesses: --draft FILE"),
             (Speculation::Off, Some(_)) => anyhow::bail!("--draft guesses, and --speculate off says not to"),
             _ => {}
+        }
+        if self.vram_limit.is_some() && self.device == Device::Cpu {
+            anyhow::bail!("--vram-limit is for an NVIDIA card: --device cuda");
         }
         let tie = self.tied.then(Tie::new).transpose().context("cannot tie the worker to its parent")?;
         // One thread for requests is enough beside those that compute.
@@ -121,6 +128,9 @@ impl Worker {
                 return Ok(ExitCode::from(BAD_MODEL));
             }
         };
+        if let Some(card) = worker.card() {
+            eprintln!("sovereign: of the card it takes {}", card.plan);
+        }
         let address = listener.address()?;
         if io::stderr().is_terminal() {
             eprintln!("{}", greeting(&worker, &address));
@@ -151,6 +161,7 @@ impl Worker {
             draft: self.draft.clone(),
             threads: self.threads,
             device: self.device,
+            vram_limit: self.vram_limit.map(|Bytes(bytes)| bytes),
             prefixes: self.prefix_cache.clone().map(|dir| Prefixes { dir, bytes: self.prefix_cache_size.0 }),
         }
     }
@@ -166,12 +177,14 @@ fn adapter(text: &str) -> Result<(String, PathBuf), String> {
 
 /// The device that a name stands for.
 pub(super) fn device(name: &str) -> Result<Device, String> {
-    let ordinal = match name {
+    let which = match name {
         "cpu" => return Ok(Device::Cpu),
-        "cuda" => Some(0),
-        _ => name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
+        "cuda" => Some(Which::Number(0)),
+        _ => name.strip_prefix("cuda:").and_then(Which::parse),
     };
-    ordinal.map(Device::Cuda).ok_or_else(|| "devices are cpu, cuda, cuda:1 and so on".into())
+    which
+        .map(Device::Cuda)
+        .ok_or_else(|| "devices are cpu, cuda, cuda:1 and so on, or cuda:GPU-... (nvidia-smi -L)".into())
 }
 
 /// The way of guessing that a name stands for.
@@ -230,9 +243,10 @@ mod tests {
     fn devices() {
         let check = |name, expected| assert_eq!(device(name).ok(), expected, "{name}");
         check("cpu", Some(Device::Cpu));
-        check("cuda", Some(Device::Cuda(0)));
-        check("cuda:1", Some(Device::Cuda(1)));
-        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
+        check("cuda", Some(Device::Cuda(Which::Number(0))));
+        check("cuda:GPU-00000000-0000-0000-0000-00000000002a", Some(Device::Cuda(Which::Uuid(42_u128.to_be_bytes()))));
+        check("cuda:1", Some(Device::Cuda(Which::Number(1))));
+        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:GPU-1"] {
             check(name, None);
         }
     }

@@ -37,6 +37,22 @@ pub struct Drafter {
 }
 
 impl Drafter {
+    /// See [`Model::sleep`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sleep(&self) -> Result<u64, Error> {
+        self.model.sleep()
+    }
+
+    /// See [`Model::wake`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wake(&self) -> Result<(), Error> {
+        self.model.wake()
+    }
+
     /// For a model whose cache is as large.
     ///
     /// # Errors

@@ -1,11 +1,15 @@
 //! The memory that a model takes, and whether it can be served: from its header alone.
 
+mod card;
+
+pub use card::{OnCard, Plan, TooLarge, fit};
+
 use super::Error;
 use super::gguf::Header;
 use super::kernels::KvKind;
 use super::kv_cache::Capacity;
 use super::lora::Lora;
-use super::model::{self, ROWS, WorkspaceBytes};
+use super::model::{self, Checked, ROWS, WorkspaceBytes};
 
 /// What a model takes. The default takes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +22,10 @@ pub struct Footprint {
     pub servable: Servable,
     /// Whether it turns texts into vectors, rather than to answer.
     pub embeds: bool,
+    /// How its keys and values can be stored, those of the most bits first.
+    pub kinds: Vec<KvKind>,
+    /// Whether a card can serve it, and what it needs there.
+    pub on_card: OnCard,
     /// Bytes of vectors, which are copied out of the file.
     vectors: u64,
     /// Bytes that adapters take.
@@ -47,11 +55,13 @@ impl Footprint {
     pub fn adapted(header: &Header, adapters: &[Lora]) -> Footprint {
         let weights = header.tensors().iter().map(|tensor| tensor.bytes).sum();
         let between = adapters.iter().map(Lora::rank).max().unwrap_or(0) * ROWS * size_of::<f32>();
-        let footprint = model::checked(header, adapters).map(|(hyper, floats)| Footprint {
+        let footprint = model::checked(header, adapters).map(|Checked { hyper, floats, on_card }| Footprint {
             weights,
             embeds: hyper.pooling.is_some(),
             kv_per_token: hyper.kv_bytes(),
             servable: Servable::Yes,
+            kinds: KvKind::ALL.into_iter().filter(|&kind| model::check_kind(&hyper, kind).is_ok()).collect(),
+            on_card,
             vectors: 4 * floats,
             adapters: adapters.iter().map(Lora::bytes).sum::<u64>() + between as u64,
             head: hyper.head,

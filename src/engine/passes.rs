@@ -18,6 +18,32 @@ pub struct Passes {
     pub drafter: Option<Drafter>,
 }
 
+impl Passes {
+    /// Moves what a card holds to the host's memory, conversations included. Bytes of that.
+    ///
+    /// # Errors
+    /// See [`Model::sleep`]: all is as it was.
+    pub fn sleep(&self) -> Result<u64, Error> {
+        let bytes = self.model.sleep()?;
+        match self.drafter.as_ref().map_or(Ok(0), Drafter::sleep) {
+            Ok(more) => Ok(bytes + more),
+            Err(error) => self.model.wake().and(Err(error)),
+        }
+    }
+
+    /// Brings it back.
+    ///
+    /// # Errors
+    /// See [`Model::wake`]: it goes on sleeping.
+    pub fn wake(&self) -> Result<(), Error> {
+        self.model.wake()?;
+        match self.drafter.as_ref().map_or(Ok(()), Drafter::wake) {
+            Ok(()) => Ok(()),
+            Err(error) => self.model.sleep().and(Err(error)),
+        }
+    }
+}
+
 impl Runner for Passes {
     type Error = Error;
 

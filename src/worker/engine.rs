@@ -6,11 +6,12 @@ use crate::engine::pace::Pace;
 use crate::engine::passes::Passes;
 use crate::engine::sequence::{Event, Job, Sequence, Sink};
 use crate::engine::tokenizer::Tokenizer;
+use axum::http::StatusCode;
 use std::cell::Cell;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a worker that ends may write what is to be kept. Whoever asked it to end kills it after some seconds.
@@ -31,9 +32,23 @@ pub(super) struct Engine {
 enum Order {
     /// Answer this.
     Answer(Box<Sequence<Listener>>),
+    /// Give the card back, or take it again, and say how that went.
+    Rest(Rest, Told),
     /// Nothing more.
     End,
 }
+
+/// What becomes of the memory on a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It goes to the host's memory once all that was asked is answered.
+    Sleep,
+    /// It comes back.
+    Wake,
+}
+
+/// Who waits for that: bytes of the host's memory that it takes now, or why it was not done.
+type Told = oneshot::Sender<Result<u64, String>>;
 
 /// What a job's events come with: which of the answers they belong to.
 pub(super) type Events = UnboundedReceiver<(usize, Event)>;
@@ -61,11 +76,26 @@ impl Engine {
         let _ = self.orders.send(Order::End);
     }
 
+    /// Lets the model rest, or wakes it; returns when it does, with the bytes of the host's memory that this takes.
+    ///
+    /// # Errors
+    /// There is no memory for that, on the host or on the card; or it was woken before it slept.
+    pub(super) async fn rest(&self, rest: Rest) -> Result<u64, String> {
+        let (told, hears) = oneshot::channel();
+        // Without the thread nobody listens to the channel, and the answer says so.
+        let _ = self.orders.send(Order::Rest(rest, told));
+        hears.await.unwrap_or_else(|_| Err("the engine has ended".into()))
+    }
+
     /// Queues jobs. Dropping what is returned gives them up.
     ///
     /// # Errors
-    /// The queue is full.
+    /// The queue is full, or the model sleeps.
     pub(super) fn submit(&self, jobs: Vec<Job>) -> Result<Events, Error> {
+        if self.metrics.is_asleep() {
+            let message = "the model sleeps: POST /wake_up first";
+            return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, message).code("asleep"));
+        }
         let (events, answers) = unbounded_channel();
         let begun = Instant::now();
         // All or none: half of a request is of no use.
@@ -140,14 +170,24 @@ impl Work {
         }
         let speculates = speculation != Speculation::Off;
         let mut pace = Pace::default();
+        // Who waits for it to sleep.
+        let mut sleepy: Vec<Told> = Vec::new();
         loop {
-            let first = match batcher.is_idle().then(|| inbox.recv()) {
+            let asleep = metrics.is_asleep();
+            let first = match (asleep || batcher.is_idle()).then(|| inbox.recv()) {
                 Some(Err(mpsc::RecvError)) => return,
                 first => first.and_then(Result::ok),
             };
             for order in first.into_iter().chain(inbox.try_iter()) {
                 match order {
                     Order::Answer(sequence) => batcher.submit(*sequence),
+                    Order::Rest(Rest::Sleep, told) => sleepy.push(told),
+                    Order::Rest(Rest::Wake, told) => {
+                        tell(sleepy.drain(..), &Err("it was woken before it slept".into()));
+                        let woken = passes.wake().map(|()| 0).map_err(|error| error.to_string());
+                        metrics.sleeps(metrics.is_asleep() && woken.is_err());
+                        tell([told], &woken);
+                    }
                     Order::End => {
                         // Whoever waits for an answer learns by the end of the connection that none comes, as when a
                         // worker is killed: what has ended it is known to the daemon, not here.
@@ -156,6 +196,14 @@ impl Work {
                     }
                 }
             }
+            if batcher.is_idle() && !sleepy.is_empty() {
+                let slept = passes.sleep().map_err(|error| error.to_string());
+                metrics.sleeps(slept.is_ok());
+                tell(sleepy.drain(..), &slept);
+            }
+            if metrics.is_asleep() || batcher.is_idle() {
+                continue;
+            }
             let begun = Instant::now();
             let allow = |answers| pace.allowance(answers, speculates);
             let step = batcher.step(allow, &*tokenizer, &mut passes);
@@ -163,5 +211,12 @@ impl Work {
             pace.note(&step, took);
             metrics.step(step, batcher.load(passes.cache.blocks()), took);
         }
+    }
+}
+
+/// Whoever has left needs not to be told.
+fn tell(all: impl IntoIterator<Item = Told>, outcome: &Result<u64, String>) {
+    for told in all {
+        let _ = told.send(outcome.clone());
     }
 }

@@ -3,6 +3,7 @@
 use super::answer::{Answer, Dialect};
 use super::embedding::{Embedding, embeddings};
 use super::engine::Engine;
+use super::memory::{self, OnCard};
 use super::metrics::Metrics;
 use super::openai::{CHOSEN, Error, Fields, Generation, Model, Models, Tools, Wanted, chat, completion, not_meant};
 use super::prompt::{self, Fitted};
@@ -43,6 +44,8 @@ pub(super) struct Face {
     pub(super) template: Template,
     pub(super) grammars: Grammars,
     pub(super) metrics: Arc<Metrics>,
+    /// What is held of a card, if anything is.
+    pub(super) on_card: Option<OnCard>,
 }
 
 /// What a request may ask for by its name.
@@ -77,6 +80,9 @@ pub(super) fn router(face: Arc<Face>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/memory", get(memory::memory))
+        .route("/sleep", post(memory::sleep))
+        .route("/wake_up", post(memory::wake))
         .fallback(async || Error::new(StatusCode::NOT_FOUND, "there is nothing under this path"))
         .method_not_allowed_fallback(async || {
             Error::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not answer to this method")
@@ -143,7 +149,8 @@ async fn health() -> Json<Value> {
 }
 
 async fn metrics(State(face): State<Arc<Face>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], face.metrics.render())
+    let on_card = face.on_card.as_ref().map(OnCard::metrics).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], face.metrics.render() + &on_card)
 }
 
 /// Reads a body.

@@ -1,7 +1,7 @@
 use crate::engine::batcher::{Load, Step};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ pub(super) struct Metrics {
     waiting: AtomicUsize,
     running: AtomicUsize,
     cached: AtomicUsize,
+    asleep: AtomicBool,
     first_token: Histogram,
     answer: Histogram,
     step: Histogram,
@@ -44,10 +45,21 @@ impl Metrics {
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
             first_token: Histogram::default(),
             answer: Histogram::default(),
             step: Histogram::default(),
         }
+    }
+
+    /// Whether the model sleeps.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Relaxed)
+    }
+
+    /// It does, or does not any more.
+    pub(super) fn sleeps(&self, asleep: bool) {
+        self.asleep.store(asleep, Relaxed);
     }
 
     /// A request was answered, or its stream begun.
@@ -120,6 +132,7 @@ impl Metrics {
             ("slots", "Answers that can be generated at once.", self.slots),
             ("kv_tokens", "Tokens in the cache that answers use now.", self.cached.load(Relaxed)),
             ("kv_tokens_capacity", "Tokens that the cache can hold.", self.capacity),
+            ("asleep", "Whether the model sleeps, its memory given back.", usize::from(self.is_asleep())),
         ];
         for (name, help, value) in gauges {
             describe(out, name, "gauge", help)?;

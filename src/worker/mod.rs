@@ -5,10 +5,12 @@
 //! end, and its job is given up before the next forward pass.
 
 mod answer;
+mod card;
 mod embedding;
 mod engine;
 mod face;
 mod listen;
+mod memory;
 mod metrics;
 pub mod openai;
 mod prompt;
@@ -16,9 +18,10 @@ mod tie;
 mod tokens;
 
 pub use crate::engine::kernels::KvKind;
-pub use crate::engine::kernels::cuda::failed as card_failed;
+pub use crate::engine::kernels::cuda::{Which, failed as card_failed};
 pub use crate::engine::model::Device;
 pub use crate::engine::prefix_cache::Settings as Prefixes;
+pub use card::Card;
 pub use listen::Listener;
 pub use tie::Tie;
 
@@ -38,6 +41,7 @@ use crate::engine::tokenizer::Tokenizer;
 use embedding::Embedding;
 use engine::{Engine, Work};
 use face::{Duty, Face, Served};
+use memory::OnCard;
 use metrics::Metrics;
 use std::collections::HashSet;
 use std::io;
@@ -73,6 +77,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Where they are computed.
     pub device: model::Device,
+    /// Bytes of a card's memory that may be taken; all that it has unless said.
+    pub vram_limit: Option<u64>,
     /// Where beginnings of conversations are kept on disk, if they are.
     pub prefixes: Option<prefix_cache::Settings>,
 }
@@ -103,12 +109,20 @@ struct Draft {
     footprint: Footprint,
 }
 
+/// The file of such a model, and its header's verdict.
+struct DraftFile {
+    gguf: Arc<Gguf>,
+    footprint: Footprint,
+}
+
 /// A model that can answer.
 pub struct Worker {
     options: Options,
     summary: Summary,
     footprint: Footprint,
     draft: Option<Draft>,
+    /// What it takes of the card that it runs on.
+    card: Option<Card>,
     /// When the file came here.
     created: u64,
     model: Model,
@@ -121,12 +135,19 @@ pub struct Worker {
 }
 
 impl Draft {
-    /// Opens the file of a model that guesses for one of this vocabulary.
-    fn load(file: &Path, answers: &Tokenizer, options: model::Options) -> Result<Draft, Error> {
-        let gguf = Arc::new(Gguf::open(file)?);
+    /// Loads a model that guesses for one of this vocabulary.
+    fn load(file: DraftFile, answers: &Tokenizer, options: model::Options) -> Result<Draft, Error> {
+        let DraftFile { gguf, footprint } = file;
         draft::check_vocabulary(&Tokenizer::from_gguf(&gguf)?, answers)?;
-        let footprint = Footprint::of(&gguf);
         Ok(Draft { footprint, model: Model::load(gguf, options)? })
+    }
+}
+
+impl DraftFile {
+    fn open(file: &Path) -> Result<DraftFile, Error> {
+        let gguf = Arc::new(Gguf::open(file)?);
+        let footprint = Footprint::of(&gguf);
+        Ok(DraftFile { gguf, footprint })
     }
 }
 
@@ -141,17 +162,21 @@ impl Worker {
         options.context = options.context.min(usize::try_from(summary.context_train).unwrap_or(usize::MAX));
         let adapters = adapters(&options, &gguf)?;
         let footprint = Footprint::adapted(&gguf, &adapters);
+        let draft = options.draft.as_deref().map(DraftFile::open).transpose()?;
+        let models = std::iter::once(&footprint).chain(draft.as_ref().map(|draft| &draft.footprint));
+        let card = Card::plan(&options, models)?;
         let how = model::Options { device: options.device, threads: options.threads, ..model::Options::default() };
-        let (tokenizer, model) = crate::engine::load_adapted(&gguf, &adapters, how)?;
+        let how = |at: usize| model::Options { vram: card.as_ref().map(|card| card.taken[at]), ..how };
+        let (tokenizer, model) = crate::engine::load_adapted(&gguf, &adapters, how(0))?;
         let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let draft = options.draft.as_deref().map(|file| Draft::load(file, &tokenizer, how)).transpose()?;
+        let draft = draft.map(|file| Draft::load(file, &tokenizer, how(1))).transpose()?;
         let (identity, tokenizer) =
             (options.prefixes.is_some().then(|| Identity::of(&gguf, changed)), Arc::new(tokenizer));
         let roots = adapters.iter().map(Lora::root).collect();
-        Ok(Self { options, summary, footprint, draft, created, model, roots, tokenizer, template, identity })
+        Ok(Self { options, summary, footprint, draft, card, created, model, roots, tokenizer, template, identity })
     }
 
     /// What was asked for, within what the model can do.
@@ -169,9 +194,19 @@ impl Worker {
         self.model.threads()
     }
 
+    /// What it takes of the card that it runs on, if it runs on one.
+    pub fn card(&self) -> Option<&Card> {
+        self.card.as_ref()
+    }
+
+    /// How large its cache is.
+    fn capacity(&self) -> Capacity {
+        self.card.as_ref().map_or_else(|| self.options.capacity(), |card| card.capacity)
+    }
+
     /// Bytes that it occupies: of weights, and of all else.
     pub fn memory(&self) -> (u64, u64) {
-        let capacity = self.options.capacity();
+        let capacity = self.capacity();
         let parts = std::iter::once(&self.footprint).chain(self.draft.as_ref().map(|draft| &draft.footprint));
         let parts = parts.map(|part| (part.weights, part.bytes(capacity) - part.weights));
         parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
@@ -182,8 +217,12 @@ impl Worker {
     /// # Errors
     /// Listening failed, or the engine is dead.
     pub async fn serve(self, listener: Listener, stop: CancellationToken) -> io::Result<()> {
-        let (capacity, options) = (self.options.capacity(), self.options);
+        let (capacity, options) = (self.capacity(), self.options);
         let ended = CancellationToken::new();
+        let on_card = self.card.map(|card| {
+            let models = std::iter::once(&self.model).chain(self.draft.as_ref().map(|draft| &draft.model));
+            OnCard { card, devices: models.filter_map(|model| Some(model.on_card().ok()?.device().clone())).collect() }
+        });
         let (duty, metrics) = match self.model.hyper().pooling {
             None => {
                 let mut cache = self.model.cache_of(capacity).map_err(io::Error::other)?;
@@ -211,8 +250,18 @@ impl Worker {
         let names = options.adapters.into_iter().map(|(name, _)| name);
         let (base, adapters) = (served((options.name, Chain::default())), names.zip(self.roots).map(served).collect());
         let (created, grammars) = (self.created, Grammars::new(tokenizer.clone()));
-        let face =
-            Arc::new(Face { base, adapters, created, duty, tokenizer, longest_token, template, grammars, metrics });
+        let face = Arc::new(Face {
+            base,
+            adapters,
+            created,
+            duty,
+            tokenizer,
+            longest_token,
+            template,
+            grammars,
+            metrics,
+            on_card,
+        });
         tokio::select! {
             served = listener.serve(face::router(face.clone())) => served,
             () = ended.cancelled() => {

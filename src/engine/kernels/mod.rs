@@ -229,6 +229,14 @@ pub trait Kernels: Send + Sync + Sized {
     /// The device has no room.
     fn buffer(&self, len: usize) -> Result<Self::Buffer, OutOfMemory>;
 
+    /// A buffer of so many rows of zeros that products are computed of: with whatever else the device needs for that.
+    ///
+    /// # Errors
+    /// The device has no room.
+    fn activations(&self, rows: usize, width: usize) -> Result<Self::Buffer, OutOfMemory> {
+        self.buffer(rows * width)
+    }
+
     /// A buffer of these numbers.
     ///
     /// # Errors

@@ -32,13 +32,15 @@ pub use pooling::Pooling;
 pub use rope::Rope;
 pub use workspace::{ROWS, Workspace};
 
-pub(super) use workspace::WorkspaceBytes;
+pub(super) use workspace::{Lengths, WorkspaceBytes};
 
 use super::Error;
 use super::blocks::{Blocks, Chain};
+use super::footprint::OnCard;
 use super::gguf::{Gguf, Header};
 use super::kernels::cpu::{Cpu, Isa, physical_cores};
-use super::kernels::cuda::Cuda;
+use super::kernels::cuda::need::Needs;
+use super::kernels::cuda::{Cuda, Which};
 use super::kernels::{Adapted, CacheShape, Kernels, KvKind, Results, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
 use super::lora::Lora;
@@ -59,8 +61,8 @@ pub enum Device {
     /// On the processor.
     #[default]
     Cpu,
-    /// On the NVIDIA card of this number.
-    Cuda(usize),
+    /// On this NVIDIA card.
+    Cuda(Which),
 }
 
 /// How a model is run.
@@ -74,6 +76,8 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// Multiprocessors of a card that products and attention take; all unless said.
     pub multiprocessors: Option<usize>,
+    /// Bytes of a card's memory that may be taken, besides the driver's own for this process; all unless said.
+    pub vram: Option<u64>,
 }
 
 /// A model that answers.
@@ -89,7 +93,7 @@ pub struct Model {
 /// A model on one of the devices.
 enum Loaded {
     Cpu(Box<On<Cpu>>),
-    Cuda(Box<On<Cuda>>),
+    Cuda(Box<On<Cuda>>, Needs),
     Encoder(Box<embedder::OnCpu>),
 }
 
@@ -177,8 +181,8 @@ impl Model {
                 let cpu = Cpu::with_isa(options.threads.unwrap_or_else(physical_cores), isa);
                 Model::on_cpu(&gguf, adapters, cpu)
             }
-            Device::Cuda(ordinal) => {
-                let (hyper, _) = checked(&gguf, adapters)?;
+            Device::Cuda(which) => {
+                let Checked { hyper, on_card, .. } = checked(&gguf, adapters)?;
                 let name = hyper.architecture.name();
                 let refused = || Error::Unsupported(format!("{name} models run on the processor: --device cpu"));
                 if hyper.architecture.is_encoder() {
@@ -187,16 +191,18 @@ impl Model {
                 if let Some(lora) = adapters.first() {
                     return Err(lora.refuse(source::NOT_HERE));
                 }
-                let device = Cuda::new(ordinal, options.multiprocessors)?;
+                let device = Cuda::new(which, options.multiprocessors, options.vram)?;
                 let network = Network::load(&mut Loader::new(&gguf, adapters, &device), &hyper)?.ok_or_else(refused)?;
-                Ok(Model::new(hyper, adapters, Loaded::Cuda(Box::new(On { kernels: device, network }))))
+                // What cards do not know was refused when it was loaded.
+                let OnCard::Yes(needs) = on_card else { return Err(refused()) };
+                Ok(Model::new(hyper, adapters, Loaded::Cuda(Box::new(On { kernels: device, network }), needs)))
             }
         }
     }
 
     /// Loads the model of a file onto this processor.
     fn on_cpu(gguf: &Arc<Gguf>, adapters: &[Lora], cpu: Cpu) -> Result<Model, Error> {
-        let (hyper, _) = checked(gguf, adapters)?;
+        let Checked { hyper, .. } = checked(gguf, adapters)?;
         for map in gguf.maps() {
             // Advice, so that the disk reads ahead: where the system does not take it, all is read more slowly.
             let _ = map.advise(memmap2::Advice::WillNeed);
@@ -227,7 +233,7 @@ impl Model {
         match &self.loaded {
             Loaded::Cpu(on) => on.kernels.settle(),
             Loaded::Encoder(on) => on.kernels.settle(),
-            Loaded::Cuda(on) => on.kernels.settle(),
+            Loaded::Cuda(on, _) => on.kernels.settle(),
         }
     }
 
@@ -236,7 +242,35 @@ impl Model {
         match &self.loaded {
             Loaded::Cpu(on) => on.kernels.pool().threads(),
             Loaded::Encoder(on) => on.kernels.pool().threads(),
-            Loaded::Cuda(_) => 1,
+            Loaded::Cuda(..) => 1,
+        }
+    }
+
+    /// Moves what a card holds of it and of its caches to the host's memory; the driver's own stays. Until it is
+    /// [woken](Self::wake) it computes nothing. Bytes of the host's memory that this takes.
+    ///
+    /// # Errors
+    /// It is on no card, or the host has no such memory: nothing has changed then.
+    pub fn sleep(&self) -> Result<u64, Error> {
+        Ok(self.on_card()?.sleep()?)
+    }
+
+    /// Brings it all back.
+    ///
+    /// # Errors
+    /// It is on no card, or the card's memory is another one's by now: it goes on sleeping.
+    pub fn wake(&self) -> Result<(), Error> {
+        Ok(self.on_card()?.wake()?)
+    }
+
+    /// The card that it is on.
+    ///
+    /// # Errors
+    /// It is on none.
+    pub fn on_card(&self) -> Result<&Cuda, Error> {
+        match &self.loaded {
+            Loaded::Cuda(on, _) => Ok(&on.kernels),
+            _ => Err(Error::Request("a model on the processor has nothing to give back".into())),
         }
     }
 
@@ -256,19 +290,15 @@ impl Model {
         if capacity.slots == 0 || capacity.context == 0 {
             return Err(Error::Request("a cache needs at least one slot, and a context of at least one token".into()));
         }
-        let (head, kind) = (self.hyper.head, capacity.kind);
-        if !kind.fits(head) {
-            let problem = format!("heads of {head} dimensions cannot be stored as {}; take f16 or fp8", kind.name());
-            return Err(Error::Unsupported(problem));
-        }
-        // Measured: a divergence of 6, where a Gemma's is 0.2.
-        if (kind, self.hyper.architecture) == (KvKind::Q4, Architecture::Qwen2) {
-            let problem = "the keys of a qwen2 stand out too far for four bits, as they have biases; take f16 or fp8";
-            return Err(Error::Unsupported(problem.into()));
-        }
+        check_kind(&self.hyper, capacity.kind)?;
         let held = match &self.loaded {
             Loaded::Cpu(on) => Held::Cpu(Box::new(on.cache(&self.hyper, capacity)?)),
-            Loaded::Cuda(on) => Held::Cuda(Box::new(on.cache(&self.hyper, capacity)?)),
+            Loaded::Cuda(on, needs) => {
+                let card = on.kernels.device().info().card();
+                let Lengths { rows, logit_rows } = Lengths::new(on.kernels.rows_at_once(), capacity);
+                on.kernels.reserve(&needs.scratch(&card, [rows, logit_rows], capacity.slots, capacity.context))?;
+                Held::Cuda(Box::new(on.cache(&self.hyper, capacity)?))
+            }
             Loaded::Encoder(_) => return Err(Error::Request("an encoder holds no conversations".into())),
         };
         Ok(KvCache::new(held, self.id, capacity))
@@ -328,7 +358,10 @@ impl Model {
         let KvCache { held, id, blocks, .. } = &mut *cache;
         let sound = match (&self.loaded, held) {
             (Loaded::Cpu(on), Held::Cpu(held)) => on.forward(self, held, *id, blocks, entries, output, out),
-            (Loaded::Cuda(on), Held::Cuda(held)) => on.forward(self, held, *id, blocks, entries, output, out),
+            (Loaded::Cuda(on, _), _) if on.kernels.is_asleep() => {
+                return Err(Error::Request("the model sleeps: wake it first".into()));
+            }
+            (Loaded::Cuda(on, _), Held::Cuda(held)) => on.forward(self, held, *id, blocks, entries, output, out),
             _ => return Err(Error::Request("the cache belongs to another device".into())),
         };
         if !sound {
@@ -402,18 +435,66 @@ impl<K: Kernels> On<K> {
     }
 }
 
-/// The shape of a model, all of whose tensors are there, and no others, as are those that its adapters add to; and the
-/// number of floats in its vectors.
+/// That the keys and values of a model can be stored so.
+///
+/// # Errors
+/// They cannot.
+pub(super) fn check_kind(hyper: &Hyper, kind: KvKind) -> Result<(), Error> {
+    let (head, architecture) = (hyper.head, hyper.architecture);
+    if !kind.fits(head) {
+        let problem = format!("heads of {head} dimensions cannot be stored as {}; take f16 or fp8", kind.name());
+        return Err(Error::Unsupported(problem));
+    }
+    // Measured: a divergence of 6, where a Gemma's is 0.2.
+    if (kind, architecture) == (KvKind::Q4, Architecture::Qwen2) {
+        let problem = "the keys of a qwen2 stand out too far for four bits, as they have biases; take f16 or fp8";
+        return Err(Error::Unsupported(problem.into()));
+    }
+    Ok(())
+}
+
+/// What a header was found to tell of.
+pub(super) struct Checked {
+    /// The model's shape.
+    pub hyper: Hyper,
+    /// The number of floats in its vectors.
+    pub floats: u64,
+    /// Whether a card can serve it.
+    pub on_card: OnCard,
+}
+
+/// The shape of a model, all of whose tensors are there, and no others, as are those that its adapters add to.
 ///
 /// # Errors
 /// When not; the key or tensor is named.
-pub(super) fn checked(header: &Header, adapters: &[Lora]) -> Result<(Hyper, u64), Error> {
+pub(super) fn checked(header: &Header, adapters: &[Lora]) -> Result<Checked, Error> {
     let hyper = Hyper::of(header)?;
     let mut checker = Checker::new(header, adapters);
     Network::load(&mut checker, &hyper)?;
     Encoder::load(&mut checker, &hyper)?;
     checker.finish()?;
-    Ok((hyper, checker.floats))
+    let Checker { floats, needs, mut problem, .. } = checker;
+    if hyper.architecture.is_encoder() {
+        problem = Some(format!("{} models run on the processor", hyper.architecture.name()));
+    }
+    if !adapters.is_empty() {
+        problem = Some(source::NOT_HERE.into());
+    }
+    let on_card = match problem {
+        Some(problem) => OnCard::No(problem),
+        None => OnCard::Yes(Needs {
+            width: hyper.width,
+            queries: hyper.queries(),
+            keys: hyper.keys(),
+            hidden: hyper.hidden,
+            head: hyper.head,
+            kv_heads: hyper.kv_heads,
+            layers: hyper.layers,
+            vocabulary: hyper.vocabulary,
+            ..needs
+        }),
+    };
+    Ok(Checked { hyper, floats, on_card })
 }
 
 /// The step of these entries, in the memory of an earlier one.

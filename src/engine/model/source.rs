@@ -4,7 +4,8 @@
 
 use crate::engine::Error;
 use crate::engine::gguf::{Gguf, Header, Kind, Tensor};
-use crate::engine::kernels::{self, Kernels, LowRank, OutOfMemory, Weights};
+use crate::engine::kernels::cuda::need::Needs;
+use crate::engine::kernels::{self, Kernels, LowRank, OutOfMemory, Weights, cuda};
 use crate::engine::lora::{Lora, Pair};
 use crate::engine::quant::Format;
 use std::borrow::Cow;
@@ -173,12 +174,34 @@ pub struct Checker<'a> {
     table: Table<'a>,
     /// Floats in all vectors.
     pub floats: u64,
+    /// What all that was found takes on a card.
+    pub needs: Needs,
+    /// Why no card can serve it, if so.
+    pub problem: Option<String>,
 }
 
 impl<'a> Checker<'a> {
     /// For the tensors that a header tells of, and those of adapters.
     pub fn new(header: &'a Header, adapters: &'a [Lora]) -> Self {
-        Checker { table: Table::new(header, adapters), floats: 0 }
+        Checker { table: Table::new(header, adapters), floats: 0, needs: Needs::default(), problem: None }
+    }
+
+    /// Notes what these rows of a matrix take on a card. What it was found to be is checked.
+    fn weigh(&mut self, name: &str, rows: Option<Range<usize>>, of: usize, cols: usize) -> Result<Option<()>, Error> {
+        let Some((_, format)) = self.table.find(name, &[cols, of])? else { return Ok(None) };
+        if self.table.find_scale(name, format)?.is_some() {
+            self.problem.get_or_insert_with(|| format!("the tensor {name} has a scale, which cards do not apply"));
+        }
+        match (cuda::need::computes(format), rows) {
+            (false, _) => {
+                let kind = format.kind().name();
+                self.problem
+                    .get_or_insert_with(|| format!("the tensor {name} is of the kind {kind}, which cards do not know"));
+            }
+            (true, Some(rows)) => self.needs.add_matrix(format, rows.len(), cols),
+            (true, None) => self.needs.add_table(format, cols),
+        }
+        Ok(Some(()))
     }
 
     /// That no tensor is left.
@@ -195,18 +218,23 @@ impl Source for Checker<'_> {
     type Vector = ();
 
     fn find_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<()>, Error> {
-        let Some((_, format)) = self.table.find(name, &[cols, rows])? else { return Ok(None) };
-        self.table.find_scale(name, format)?;
-        Ok(Some(()))
+        self.weigh(name, Some(0..rows), rows, cols)
     }
 
-    fn find_rows(&mut self, name: &str, _: Range<usize>, of: usize, cols: usize) -> Result<Option<()>, Error> {
-        self.find_matrix(name, of, cols)
+    fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<(), Error> {
+        self.weigh(name, None, rows, cols)?.ok_or_else(|| missing(name, &[cols, rows]))
+    }
+
+    fn find_rows(&mut self, name: &str, rows: Range<usize>, of: usize, cols: usize) -> Result<Option<()>, Error> {
+        self.weigh(name, Some(rows), of, cols)
     }
 
     fn find_vector(&mut self, name: &str, len: usize) -> Result<Option<()>, Error> {
         let found = self.table.find_vector(name, len)?.map(drop);
-        self.floats += found.map_or(0, |()| len as u64);
+        if found.is_some() {
+            self.floats += len as u64;
+            self.needs.add_vector(len);
+        }
         Ok(found)
     }
 

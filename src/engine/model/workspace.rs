@@ -54,15 +54,16 @@ impl<K: Kernels> Workspace<K> {
     pub fn new(kernels: &K, hyper: &Hyper, capacity: Capacity) -> Result<Self, Error> {
         let lengths = Lengths::new(kernels.rows_at_once(), capacity);
         let rows = |len: usize| kernels.buffer(lengths.rows * len);
+        let multiplied = |len: usize| kernels.activations(lengths.rows, len);
         Ok(Workspace {
             x: rows(hyper.width)?,
-            h: rows(hyper.width)?,
+            h: multiplied(hyper.width)?,
             y: rows(hyper.width)?,
             q: rows(hyper.queries())?,
             k: rows(hyper.keys())?,
             v: rows(hyper.keys())?,
-            a: rows(hyper.queries())?,
-            gate: rows(hyper.hidden)?,
+            a: multiplied(hyper.queries())?,
+            gate: multiplied(hyper.hidden)?,
             up: rows(hyper.hidden)?,
             angles: rows(hyper.head)?,
             angles_windowed: rows(hyper.head)?,
@@ -75,13 +76,17 @@ impl<K: Kernels> Workspace<K> {
 }
 
 /// How many rows a workspace has.
-struct Lengths {
-    rows: usize,
-    logit_rows: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of tokens.
+    pub rows: usize,
+    /// Of logits.
+    pub logit_rows: usize,
 }
 
 impl Lengths {
-    fn new(at_once: usize, capacity: Capacity) -> Lengths {
+    /// On a device that takes so many rows at once, with a cache of this size.
+    pub fn new(at_once: usize, capacity: Capacity) -> Lengths {
         let rows = at_once.min(capacity.slots.saturating_mul(capacity.context)).max(1);
         Lengths { rows, logit_rows: capacity.slots.max(LOGIT_ROWS).min(rows) }
     }

@@ -17,6 +17,12 @@ const WARPS: usize = 8;
 /// From so many matrices of a conversation on, it is the one.
 const MANY: usize = 3;
 
+/// Bytes of what parts of an attention find at most, and how many of them are counted: there are no more than
+/// multiprocessors.
+pub(super) fn partial_bytes(multiprocessors: usize, size: usize) -> (usize, usize) {
+    (multiprocessors * ROWS * (size + 2) * 4, multiprocessors)
+}
+
 /// Tokens of a conversation that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Queries {

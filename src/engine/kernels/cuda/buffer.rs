@@ -1,7 +1,10 @@
 //! Activations on the card, and the same as halves where an operation has made them: what a product reads.
 
+use super::arena::Contents;
 use super::device::{Device, Memory};
 use super::driver::Address;
+use super::linear::FEW;
+use super::state::grown;
 use crate::engine::kernels::OutOfMemory;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,16 +58,36 @@ impl Shape {
         self.rows.next_multiple_of(unit) * self.chunks() * (CHUNK * 2 + 32 + 4)
     }
 
+    /// Bytes of up to so many rows, however they are laid out.
+    pub fn most(rows: usize, width: usize) -> usize {
+        let few = rows.min(FEW);
+        let shapes = [(few, false), (rows, true)].map(|(rows, even)| Shape { rows, width, even }.bytes());
+        // Those of few rows alone, where there are no more.
+        if rows > FEW { shapes[0].max(shapes[1]) } else { shapes[0] }
+    }
+
     pub fn chunks(self) -> usize {
         self.width.div_ceil(CHUNK)
     }
 }
 
 impl Buffer {
-    pub(super) fn new(device: &Arc<Device>, len: usize) -> Result<Buffer, OutOfMemory> {
-        let memory = device.allocate(len * 4, "activations")?;
+    pub(super) fn new(device: &Arc<Device>, len: usize, contents: Contents) -> Result<Buffer, OutOfMemory> {
+        let memory = device.allocate(len * 4, contents, "activations")?;
         memory.clear();
         Ok(Buffer { memory, len, width: len, halves: Mutex::default() })
+    }
+
+    /// Takes the room that halves of up to so many rows need.
+    pub(super) fn reserve_halves(
+        &mut self,
+        device: &Arc<Device>,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), OutOfMemory> {
+        let halves = self.halves.get_mut().unwrap_or_else(PoisonError::into_inner);
+        halves.memory = Some(device.allocate(Shape::most(rows, width), Contents::Scratch, "activations")?);
+        Ok(())
     }
 
     /// How many floats there are.
@@ -124,9 +147,8 @@ impl Halves {
 
     fn prepare(&mut self, device: &Arc<Device>, shape: Shape) -> Activations {
         if self.memory.as_ref().is_none_or(|memory| memory.bytes() < shape.bytes()) {
-            self.memory = None;
             // Rows that pad the last eight are never set: what they give is never looked at.
-            self.memory = Some(device.allocate(shape.bytes(), "activations").unwrap_or_else(|error| panic!("{error}")));
+            grown(&mut self.memory, device, shape.bytes(), "activations");
         }
         self.shape = shape;
         self.valid = true;

@@ -1,5 +1,6 @@
 //! Keys and values on the card.
 
+use super::arena::Contents;
 use super::device::{Device, Memory};
 use super::driver::Address;
 use crate::engine::blocks::{BLOCK, Copy};
@@ -12,13 +13,17 @@ pub struct Cache {
     shape: CacheShape,
 }
 
+/// What a cache takes.
+pub(super) fn bytes(shape: CacheShape) -> Option<usize> {
+    let CacheShape { layers, blocks, heads, size, kind } = shape;
+    let sizes = [layers, blocks, heads, BLOCK, kind.row_bytes(size)];
+    sizes.iter().try_fold(2_usize, |bytes, &n| bytes.checked_mul(n))
+}
+
 impl Cache {
     pub(super) fn new(device: &Arc<Device>, shape: CacheShape) -> Result<Cache, OutOfMemory> {
-        let CacheShape { layers, blocks, heads, size, kind } = shape;
-        let sizes = [layers, blocks, heads, BLOCK, kind.row_bytes(size)];
-        let bytes = sizes.iter().try_fold(2_usize, |bytes, &n| bytes.checked_mul(n));
-        let bytes = bytes.ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
-        let memory = device.allocate(bytes, "keys and values")?;
+        let bytes = bytes(shape).ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
+        let memory = device.allocate(bytes, Contents::Kept, "keys and values")?;
         // What is beyond the end of a conversation is multiplied with zero: it must be a number.
         memory.clear();
         Ok(Cache { memory, shape })

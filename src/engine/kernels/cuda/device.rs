@@ -1,12 +1,16 @@
 //! A card, opened: its context, its one stream of work, its kernels, its memory.
 
-use super::driver::{Address, Driver, Error, Handle, LaunchAttribute, LaunchConfig, OUT_OF_MEMORY, OVERLAP, attribute};
+use super::arena::{Arena, Contents};
+use super::driver::{
+    Address, Driver, Error, Handle, LaunchAttribute, LaunchConfig, OUT_OF_MEMORY, OVERLAP, Which, attribute,
+};
 use super::images;
+use super::need::Card;
 use crate::engine::kernels::OutOfMemory;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether a card failed that this process computes on.
 static FAILED: AtomicBool = AtomicBool::new(false);
@@ -32,15 +36,25 @@ pub struct Info {
     pub shared: usize,
 }
 
+impl Info {
+    /// As far as it matters to how much memory a model takes.
+    pub fn card(&self) -> Card {
+        let Info { capability, memory, multiprocessors, .. } = *self;
+        Card { capability, memory, multiprocessors: Some(multiprocessors) }
+    }
+}
+
 /// An opened card.
 pub struct Device {
     driver: &'static Driver,
-    ordinal: c_int,
+    which: Which,
+    number: c_int,
     context: Handle,
     stream: Handle,
     modules: Vec<Handle>,
     functions: Mutex<HashMap<&'static CStr, Handle>>,
     info: Info,
+    arena: Mutex<Arena>,
     /// Counts what was given back: recorded work may not be repeated after that.
     freed: AtomicU64,
 }
@@ -51,25 +65,17 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// Opens card number `ordinal`, to share work among so many of its multiprocessors.
+    /// Opens a card, to share work among so many of its multiprocessors, and to take no more of its memory than so many bytes
+    /// besides its context.
     ///
     /// # Errors
     /// When there is no driver, card or kernel for it.
-    pub fn open(ordinal: usize, multiprocessors: Option<usize>) -> Result<Arc<Device>, Error> {
+    pub fn open(which: Which, multiprocessors: Option<usize>, limit: Option<u64>) -> Result<Arc<Device>, Error> {
         if !super::built() {
             return Err(Error::NoKernels);
         }
         let driver = Driver::get()?;
-        let mut count = 0;
-        // SAFETY: writes one number.
-        driver.check(unsafe { (driver.device_count)(&mut count) }, || "counting devices".into())?;
-        let asked = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
-        if asked >= count {
-            return Err(Error::NoDevice { asked: ordinal, count: count as usize });
-        }
-        let (mut number, mut context, mut stream) = (0, std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: writes one number; the ordinal was checked.
-        driver.check(unsafe { (driver.device_get)(&mut number, asked) }, || format!("finding cuda:{ordinal}"))?;
+        let number = find(driver, which)?;
         let mut info = info(driver, number)?;
         info.multiprocessors =
             multiprocessors.map_or(info.multiprocessors, |most| info.multiprocessors.min(most.max(1)));
@@ -77,14 +83,30 @@ impl Device {
             let (major, minor) = info.capability;
             Error::TooOld { name: info.name.clone(), major, minor }
         })?;
-        let opening = || format!("opening cuda:{ordinal}");
+        if device_attribute(driver, number, attribute::VIRTUAL_MEMORY, "mapping of memory")? == 0 {
+            return Err(Error::NoMapping(info.name));
+        }
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let opening = || format!("opening {which}");
         // SAFETY: writes a handle, which `drop` gives back.
         driver.check(unsafe { (driver.context_retain)(&mut context, number) }, opening)?;
+        // SAFETY: the context is alive.
+        let current = unsafe { (driver.context_set)(context) };
+        let arena = match current {
+            0 => Arena::new(driver, number, info.memory, limit),
+            status => Err(status),
+        };
+        let arena = match arena {
+            Ok(arena) => Mutex::new(arena),
+            Err(status) => {
+                // SAFETY: retained above.
+                unsafe { (driver.context_release)(number) };
+                return driver.check(status, opening).and(Err(Error::NoMapping(info.name)));
+            }
+        };
         // From here on `drop` cleans up.
         let (modules, functions, freed) = (Vec::new(), Mutex::default(), AtomicU64::new(0));
-        let mut device = Device { driver, ordinal: number, context, stream, modules, functions, info, freed };
-        // SAFETY: the context is alive.
-        driver.check(unsafe { (driver.context_set)(context) }, opening)?;
+        let mut device = Device { driver, which, number, context, stream, modules, functions, info, arena, freed };
         // SAFETY: writes a handle; the flag asks for a stream of its own.
         driver.check(unsafe { (driver.stream_create)(&mut stream, 1) }, opening)?;
         device.stream = stream;
@@ -168,7 +190,7 @@ impl Device {
             && !std::thread::panicking()
         {
             FAILED.store(true, Ordering::Relaxed);
-            panic!("cuda:{} ({}): {error}", self.ordinal, self.info.name);
+            panic!("{} ({}): {error}", self.which, self.info.name);
         }
     }
 
@@ -216,17 +238,32 @@ impl Device {
     /// Memory that isn't set to anything.
     ///
     /// # Errors
-    /// The card has no room.
-    pub(super) fn allocate(self: &Arc<Device>, bytes: usize, what: &'static str) -> Result<Memory, OutOfMemory> {
-        let driver = self.bind();
-        let mut address = 0;
-        // SAFETY: writes an address, which `Memory` gives back.
-        let status = unsafe { (driver.allocate)(&mut address, bytes.max(16)) };
-        if status == OUT_OF_MEMORY {
-            return Err(OutOfMemory { what, bytes: bytes as u64 });
+    /// The card has no room, or all that may be taken is.
+    pub(super) fn allocate(
+        self: &Arc<Device>,
+        bytes: usize,
+        contents: Contents,
+        what: &'static str,
+    ) -> Result<Memory, OutOfMemory> {
+        self.bind();
+        match self.arena().take(bytes, contents) {
+            Ok(address) => Ok(Memory { device: self.clone(), address, bytes }),
+            Err(OUT_OF_MEMORY) => Err(OutOfMemory { what, bytes: bytes as u64 }),
+            Err(status) => {
+                self.must(status, || format!("taking {bytes} bytes for {what}"));
+                Err(OutOfMemory { what, bytes: bytes as u64 })
+            }
         }
-        self.must(status, || format!("taking {bytes} bytes for {what}"));
-        Ok(Memory { device: self.clone(), address, bytes })
+    }
+
+    /// Bytes of it that are taken, besides what the driver takes.
+    pub fn taken(&self) -> u64 {
+        self.arena().bytes() as u64
+    }
+
+    /// Its memory.
+    pub(super) fn arena(&self) -> MutexGuard<'_, Arena> {
+        self.arena.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,25 +272,59 @@ impl Drop for Device {
         // SAFETY: the handles were made in `open` and are given back once. What fails has nobody to tell.
         unsafe {
             (self.driver.context_set)(self.context);
+            if !self.stream.is_null() {
+                (self.driver.stream_wait)(self.stream);
+            }
+            self.arena.get_mut().unwrap_or_else(PoisonError::into_inner).end();
             for &module in &self.modules {
                 (self.driver.module_unload)(module);
             }
             if !self.stream.is_null() {
                 (self.driver.stream_destroy)(self.stream);
             }
-            (self.driver.context_release)(self.ordinal);
+            (self.driver.context_release)(self.number);
         }
     }
 }
 
+/// The driver's number of a card.
+fn find(driver: &Driver, which: Which) -> Result<c_int, Error> {
+    let mut count = 0;
+    // SAFETY: writes one number.
+    driver.check(unsafe { (driver.device_count)(&mut count) }, || "counting devices".into())?;
+    for at in 0..count {
+        let (mut number, mut uuid) = (0, [0; 16]);
+        let finding = || format!("finding cuda:{at}");
+        // SAFETY: writes one number; there are so many devices.
+        driver.check(unsafe { (driver.device_get)(&mut number, at) }, finding)?;
+        // SAFETY: writes 16 bytes.
+        driver.check(unsafe { (driver.device_uuid)(&mut uuid, number) }, finding)?;
+        if which == Which::Uuid(uuid) || usize::try_from(at).is_ok_and(|at| which == Which::Number(at)) {
+            return Ok(number);
+        }
+    }
+    Err(Error::NoDevice { asked: which, count: count as usize })
+}
+
+fn device_attribute(driver: &Driver, device: c_int, attribute: c_int, what: &str) -> Result<c_int, Error> {
+    let mut value = 0;
+    // SAFETY: writes one number.
+    let status = unsafe { (driver.device_attribute)(&mut value, attribute, device) };
+    driver.check(status, || format!("asking for the {what}"))?;
+    Ok(value)
+}
+
+/// What a card is, which opens nothing there.
+///
+/// # Errors
+/// When there is no driver or no such card.
+pub fn look(which: Which) -> Result<Info, Error> {
+    let driver = Driver::get()?;
+    info(driver, find(driver, which)?)
+}
+
 fn info(driver: &Driver, device: c_int) -> Result<Info, Error> {
-    let attribute = |attribute, what: &str| {
-        let mut value = 0;
-        // SAFETY: writes one number.
-        let status = unsafe { (driver.device_attribute)(&mut value, attribute, device) };
-        driver.check(status, || format!("asking for the {what}"))?;
-        Ok::<_, Error>(value)
-    };
+    let attribute = |attribute, what: &str| device_attribute(driver, device, attribute, what);
     let mut name = [0_u8; 128];
     // SAFETY: writes at most as many bytes as it is told, with a zero at the end.
     let status = unsafe { (driver.device_name)(name.as_mut_ptr().cast(), name.len() as c_int, device) };
@@ -303,9 +374,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.device.freed.fetch_add(1, Ordering::Relaxed);
-        // Waits for work that uses it.
-        let driver = self.device.bind();
-        // SAFETY: it was allocated once and is given back once.
-        unsafe { (driver.free)(self.address) };
+        // Work that uses it may still be queued: whoever gets it next queues behind that.
+        self.device.arena().give_back(self.address);
     }
 }

@@ -2,6 +2,7 @@
 
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::fmt;
 use std::sync::OnceLock;
 
 /// What a call returns; zero is success.
@@ -26,6 +27,8 @@ pub mod attribute {
     pub const MINOR: c_int = 76;
     /// Bytes of shared memory that a block may ask for.
     pub const SHARED_MEMORY: c_int = 97;
+    /// Whether addresses and the memory behind them can be had separately.
+    pub const VIRTUAL_MEMORY: c_int = 102;
     /// Of a function: bytes of shared memory that it may be launched with.
     pub const DYNAMIC_SHARED_MEMORY: c_int = 8;
 }
@@ -61,7 +64,57 @@ pub struct LaunchAttribute {
 /// The attribute that lets a kernel start before its predecessor has ended.
 pub const OVERLAP: c_uint = 6;
 
+/// Where memory is (`CUmemLocation`).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Location {
+    kind: c_int,
+    id: c_int,
+}
+
+impl Location {
+    /// On a device.
+    pub fn on(device: c_int) -> Location {
+        Location { kind: 1, id: device }
+    }
+}
+
+/// What kind of memory is wanted (`CUmemAllocationProp`).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Properties {
+    kind: c_int,
+    handles: c_int,
+    location: Location,
+    metadata: *mut c_void,
+    flags: [u8; 8],
+}
+
+impl Properties {
+    /// A device's own.
+    pub fn on(device: c_int) -> Properties {
+        let (metadata, flags) = (std::ptr::null_mut(), [0; 8]);
+        Properties { kind: 1, handles: 0, location: Location::on(device), metadata, flags }
+    }
+}
+
+/// Who may do what with memory (`CUmemAccessDesc`).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Access {
+    /// Who.
+    pub location: Location,
+    /// What.
+    pub flags: c_int,
+}
+
+impl Access {
+    /// All of it.
+    pub const READ_AND_WRITE: c_int = 3;
+}
+
 const _: () = assert!(size_of::<LaunchConfig>() == 56 && size_of::<LaunchAttribute>() == 72);
+const _: () = assert!(size_of::<Properties>() == 32 && size_of::<Access>() == 12);
 
 macro_rules! driver {
     ($($(#[$doc:meta])* $name:ident = $symbol:literal ($($argument:ty),*);)*) => {
@@ -95,6 +148,7 @@ driver! {
     device_name = b"cuDeviceGetName\0" (*mut c_char, c_int, c_int);
     device_attribute = b"cuDeviceGetAttribute\0" (*mut c_int, c_int, c_int);
     device_memory = b"cuDeviceTotalMem_v2\0" (*mut usize, c_int);
+    device_uuid = b"cuDeviceGetUuid_v2\0" (*mut [u8; 16], c_int);
     context_retain = b"cuDevicePrimaryCtxRetain\0" (*mut Handle, c_int);
     context_release = b"cuDevicePrimaryCtxRelease_v2\0" (c_int);
     context_set = b"cuCtxSetCurrent\0" (Handle);
@@ -103,8 +157,13 @@ driver! {
     module_function = b"cuModuleGetFunction\0" (*mut Handle, Handle, *const c_char);
     function_set = b"cuFuncSetAttribute\0" (Handle, c_int, c_int);
     memory_info = b"cuMemGetInfo_v2\0" (*mut usize, *mut usize);
-    allocate = b"cuMemAlloc_v2\0" (*mut Address, usize);
-    free = b"cuMemFree_v2\0" (Address);
+    address_reserve = b"cuMemAddressReserve\0" (*mut Address, usize, usize, Address, u64);
+    address_free = b"cuMemAddressFree\0" (Address, usize);
+    create = b"cuMemCreate\0" (*mut u64, usize, *const Properties, u64);
+    map = b"cuMemMap\0" (Address, usize, usize, u64, u64);
+    set_access = b"cuMemSetAccess\0" (Address, usize, *const Access, usize);
+    unmap = b"cuMemUnmap\0" (Address, usize);
+    release = b"cuMemRelease\0" (u64);
     allocate_host = b"cuMemAllocHost_v2\0" (*mut *mut c_void, usize);
     free_host = b"cuMemFreeHost\0" (*mut c_void);
     copy_to_device = b"cuMemcpyHtoDAsync_v2\0" (Address, *const c_void, usize, Handle);
@@ -123,6 +182,41 @@ driver! {
     graph_exec_destroy = b"cuGraphExecDestroy\0" (Handle);
 }
 
+/// Which of a machine's cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// By its number, as the driver counts.
+    Number(usize),
+    /// By what it is known by across reboots and slots.
+    Uuid([u8; 16]),
+}
+
+impl Which {
+    /// The card that `0` or `GPU-01234567-89ab-cdef-0123-456789abcdef` stands for.
+    pub fn parse(text: &str) -> Option<Which> {
+        let Some(uuid) = text.strip_prefix("GPU-") else { return text.parse().ok().map(Which::Number) };
+        let groups: Vec<&str> = uuid.split('-').collect();
+        if !groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) {
+            return None;
+        }
+        let number = u128::from_str_radix(&groups.concat(), 16).ok()?;
+        Some(Which::Uuid(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for Which {
+    /// `cuda:0`, `cuda:GPU-01234567-89ab-cdef-0123-456789abcdef`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Which::Number(number) => write!(f, "cuda:{number}"),
+            Which::Uuid(uuid) => {
+                let hex = format!("{:032x}", u128::from_be_bytes(*uuid));
+                write!(f, "cuda:GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+            }
+        }
+    }
+}
+
 /// Why there is no computing on an NVIDIA card.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -130,13 +224,16 @@ pub enum Error {
     #[error("there is no NVIDIA driver here ({0}); install NVIDIA's driver, or use the device cpu")]
     NoDriver(String),
     /// No such device.
-    #[error("there is no device cuda:{asked}; the driver knows {count} of them")]
+    #[error("there is no device {asked}; the driver knows {count} of them")]
     NoDevice {
         /// The one asked for.
-        asked: usize,
+        asked: Which,
         /// How many there are.
         count: usize,
     },
+    /// One that keeps addresses and memory together, as some that are shared between virtual machines do.
+    #[error("{0} does not let memory be mapped, which the kernels' memory needs; use the device cpu")]
+    NoMapping(String),
     /// Built without kernels.
     #[error("this build has no CUDA kernels; run `make kernels` and build again")]
     NoKernels,
@@ -202,5 +299,30 @@ impl Driver {
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         };
         Err(Error::Call { what: what(), name: text(self.error_name), text: text(self.error_text), status })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_by_number_and_by_identifier() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(Which::parse(text).map(|which| which.to_string()).as_deref(), expected, "{text}");
+        };
+        check("0", Some("cuda:0"));
+        check("GPU-0a1b2c3d-0e4f-5061-7283-94a5b6c7d8e9", Some("cuda:GPU-0a1b2c3d-0e4f-5061-7283-94a5b6c7d8e9"));
+        for text in [
+            "",
+            "-1",
+            "x",
+            "GPU-",
+            "GPU-0a1b2c3d",
+            "GPU-0a1b2c3d0e4f5061728394a5b6c7d8e9",
+            "GPU-0a1b2c3g-0e4f-5061-7283-94a5b6c7d8e9",
+        ] {
+            check(text, None);
+        }
     }
 }

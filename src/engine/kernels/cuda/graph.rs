@@ -9,7 +9,13 @@ use crate::engine::kernels::Weights;
 use std::collections::{HashMap, HashSet};
 
 /// Rows of a pass that is worth recording at most; longer ones keep the card busy for longer than queueing them takes.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
+
+/// Recorded passes at most: what the driver takes for each is planned.
+const MOST: usize = 64;
+
+/// Contexts of passes that are recorded are told apart by powers of two from here on.
+const SHORTEST: usize = 256;
 
 /// Memory that the driver takes is taken as it comes while work is recorded: what fails then is noticed at the end.
 const RELAXED: i32 = 2;
@@ -77,7 +83,14 @@ impl Graphs {
 
 /// The power of two that no context of a step goes beyond.
 pub(super) fn longest(step: &Step) -> Option<usize> {
-    Some((step.positions.iter().max()? + 1).next_power_of_two().max(256))
+    Some((step.positions.iter().max()? + 1).next_power_of_two().max(SHORTEST))
+}
+
+/// Passes that are recorded at most, of so many conversations of so many tokens: one for each number of them, and each
+/// power of two that they are not longer than.
+pub(super) fn most(slots: usize, context: usize) -> usize {
+    let lengths = context.next_power_of_two().max(SHORTEST).ilog2() - SHORTEST.ilog2() + 1;
+    (slots.min(ROWS) * lengths as usize).min(MOST)
 }
 
 /// The pass's key, if it is worth recording: few tokens, each of another conversation.
@@ -95,7 +108,9 @@ impl Cuda {
         let Some(key) = key(step, owner) else { return operations() };
         {
             let mut state = self.state();
-            if state.graphs.freed != self.device.freed() {
+            if state.graphs.freed != self.device.freed()
+                || state.graphs.graphs.len() >= MOST && !state.graphs.graphs.contains_key(&key)
+            {
                 self.forget(&mut state.graphs);
             }
             if state.graphs.graphs.contains_key(&key) {

@@ -8,7 +8,7 @@ use crate::engine::quant::Format;
 use std::ffi::CStr;
 
 /// Up to so many rows, weights are dequantised on the way to them; for more, once for all.
-const FEW: usize = 32;
+pub(super) const FEW: usize = 32;
 
 /// From so many rows on, Hopper's own kernel for many is the faster one.
 const DEEP: usize = 64;
@@ -30,6 +30,9 @@ const RESERVED: usize = 4 << 10;
 
 /// Columns of a tile.
 const TILE: usize = 256;
+
+/// Features that a block of the kernels for many rows computes.
+const TALL: usize = 128;
 
 /// Whether products with so many rows of activations are computed by the kernel for many.
 pub(super) fn is_many(rows: usize) -> bool {
@@ -193,6 +196,41 @@ impl Work {
     }
 }
 
+/// Bytes of the parts of products with up to so many rows, at most: `units` times `each` strips of so many columns, in tiles of
+/// up to `stage` bytes, where a block has so much shared memory.
+pub(super) fn partial_bytes(
+    most: usize,
+    units: usize,
+    each: usize,
+    columns: usize,
+    stage: usize,
+    shared: usize,
+) -> usize {
+    let floats = (1..=most.min(FLOATS)).map(|rows| (rows, true, 1));
+    let halves = [1, 2, 4].into_iter().filter(|n| *n == 1 || (n / 2) * 8 < most).map(|n| (n * 8, false, n));
+    let bytes = floats.chain(halves).map(|(rows, floats, n)| {
+        let work = Work { rows, floats, units, each, tiles: columns.div_ceil(TILE), stage };
+        // How many ranges there are depends on the shared memory alone.
+        match work.plan(1, shared, 2).ranges {
+            1 => 0,
+            ranges => units * each * ranges * n * 128 * 4 + FLOATS * 4,
+        }
+    });
+    bytes.max().unwrap_or(0)
+}
+
+/// Bytes that weights may take as halves: a part of a large card, little of a small one; the second cache holds it.
+pub(super) fn expanded_bytes(memory: u64) -> usize {
+    (memory / 512).clamp(32 << 20, 256 << 20) as usize
+}
+
+/// Bytes of weights as halves at a time, of a matrix of so many rows and columns.
+pub(super) fn expanded(memory: u64, rows: usize, columns: usize) -> usize {
+    let (strip, per_tile) = (STRIP * columns.div_ceil(TILE) * 512, TALL / STRIP);
+    let at_once = (expanded_bytes(memory) / strip / per_tile * per_tile).max(per_tile);
+    at_once.min(rows.div_ceil(STRIP).next_multiple_of(per_tile)) * strip
+}
+
 impl Cuda {
     /// `out[row] = matrix * x[row] + bias`, or that added to what is there.
     pub(super) fn products(&self, x: &Buffer, rows: usize, products: &mut [Product<'_, Cuda>], add: bool) {
@@ -304,12 +342,10 @@ impl Cuda {
 
     /// Expands as many strips at a time as there is room for, and multiplies them.
     fn many(&self, x: Activations, matrix: &Matrix, one: One) {
-        const TILE: usize = 128;
         let strip = STRIP * x.chunks as usize * 512;
-        let per_tile = TILE / STRIP;
-        let at_once = (self.expanded_bytes() / strip / per_tile * per_tile).max(per_tile).min(matrix.strips());
+        let room = expanded(self.device.info().memory, matrix.rows, matrix.cols);
+        let at_once = (room / strip).min(matrix.strips());
         let mut state = self.state();
-        let room = at_once.next_multiple_of(per_tile) * strip;
         let expanded = grown(&mut state.expanded, &self.device, room, "expanded weights");
         for first in (0..matrix.strips()).step_by(at_once) {
             let strips = at_once.min(matrix.strips() - first);
@@ -328,17 +364,17 @@ impl Cuda {
                 stride: matrix.rows as i32,
                 add: one.add,
             };
-            let (rows, high) = (x.rows as usize, features.div_ceil(TILE));
+            let (rows, high) = (x.rows as usize, features.div_ceil(TALL));
             let grid = |width: usize| [rows.div_ceil(width), high, 1];
             // SAFETY: each takes `Gemm`. Shared are four stages of both sides: 32 halves of a row and feature, or 64 and what
             // it takes to begin at a multiple of 1024.
             unsafe {
                 if self.device.info().capability != (9, 0) || rows < DEEP {
-                    launch!(self.device, c"gemm", grid(TILE), 128, 4 * (TILE + TILE) * 64, argument)
+                    launch!(self.device, c"gemm", grid(TALL), 128, 4 * (TALL + TALL) * 64, argument)
                 } else if grid(256)[0] * high < self.device.info().multiprocessors {
-                    launch!(self.device, c"gemm_deep_128", grid(128), 288, 4 * (TILE + 128) * 128 + 1024, argument)
+                    launch!(self.device, c"gemm_deep_128", grid(128), 288, 4 * (TALL + 128) * 128 + 1024, argument)
                 } else {
-                    launch!(self.device, c"gemm_deep_256", grid(256), 288, 4 * (TILE + 256) * 128 + 1024, argument)
+                    launch!(self.device, c"gemm_deep_256", grid(256), 288, 4 * (TALL + 256) * 128 + 1024, argument)
                 }
             }
         }

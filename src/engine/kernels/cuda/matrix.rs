@@ -1,5 +1,6 @@
 //! Weights on the card, in the order in which its kernels read them.
 
+use super::arena::Contents;
 use super::device::{Device, Memory};
 use super::driver::Address;
 use super::upload::Ring;
@@ -82,6 +83,11 @@ pub(super) fn strip_bytes(format: Format, cols: usize) -> usize {
     steps / 4 * tile_bytes(format, 4) + last
 }
 
+/// Bytes of a matrix.
+pub(super) fn bytes(format: Format, rows: usize, cols: usize) -> usize {
+    rows.div_ceil(STRIP) * strip_bytes(format, cols)
+}
+
 impl Matrix {
     pub(super) fn strips(&self) -> usize {
         self.rows.div_ceil(STRIP)
@@ -104,7 +110,7 @@ impl Matrix {
 
     /// Copies the weights to the card and puts them into its order.
     pub(super) fn upload(&mut self, device: &Arc<Device>, ring: &mut Ring) -> Result<(), OutOfMemory> {
-        let memory = device.allocate(self.strips() * self.strip_bytes(), "weights")?;
+        let memory = device.allocate(bytes(self.format, self.rows, self.cols), Contents::Kept, "weights")?;
         let row_bytes = self.format.row_bytes(self.cols);
         let at_once = (ring.largest() / row_bytes / STRIP * STRIP).max(STRIP);
         let bytes = (*self.host).as_ref();

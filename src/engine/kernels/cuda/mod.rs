@@ -23,6 +23,7 @@ macro_rules! name {
     };
 }
 
+mod arena;
 mod attention;
 mod buffer;
 mod cache;
@@ -32,24 +33,30 @@ mod graph;
 mod images;
 mod linear;
 mod matrix;
+pub mod need;
+mod pool;
+mod sleep;
 mod state;
 mod upload;
 
 #[cfg(test)]
 pub(in crate::engine) mod tests;
 
+pub use arena::GRANULE;
 pub use buffer::Buffer;
 pub use cache::Cache;
-pub use device::{Device, Info, failed};
-pub use driver::Error;
+pub use device::{Device, Info, failed, look};
+pub use driver::{Error, Which};
 pub use matrix::Matrix;
 pub use upload::Landed;
 
 use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Results, Rotation, Step, Weights};
 use crate::engine::blocks::Copy;
 use crate::engine::quant::Format;
+use arena::Contents;
 use buffer::Shape;
 use driver::Address;
+use need::Scratch;
 use state::{State, counters, grown, list};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use upload::Pinned;
@@ -69,14 +76,15 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On card number `ordinal`, of which products and attention take so many multiprocessors; all unless said.
+    /// On a card, of which products and attention take so many multiprocessors, all unless said; and all of so many bytes
+    /// of memory at most, besides the driver's own for this process.
     ///
     /// # Errors
     /// When there is no driver, card, kernel or memory.
-    pub fn new(ordinal: usize, multiprocessors: Option<usize>) -> Result<Cuda, Error> {
-        let device = Device::open(ordinal, multiprocessors)?;
+    pub fn new(which: Which, multiprocessors: Option<usize>, limit: Option<u64>) -> Result<Cuda, Error> {
+        let device = Device::open(which, multiprocessors, limit)?;
         let none = |error: OutOfMemory| Error::Call {
-            what: format!("opening cuda:{ordinal}"),
+            what: format!("opening {which}"),
             name: "OUT_OF_MEMORY".into(),
             text: error.to_string(),
             status: driver::OUT_OF_MEMORY,
@@ -90,13 +98,16 @@ impl Cuda {
         &self.device
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes the memory that passes of a model need at most, so that none of them has to.
+    ///
+    /// # Errors
+    /// There is not so much.
+    pub fn reserve(&self, scratch: &Scratch) -> Result<(), OutOfMemory> {
+        self.state().reserve(&self.device, scratch)
     }
 
-    /// Bytes that weights may take as halves: a part of a large card, little of a small one; the second cache holds it.
-    fn expanded_bytes(&self) -> usize {
-        (self.device.info().memory / 512).clamp(32 << 20, 256 << 20) as usize
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn matrix_on_host(weights: Weights, format: Format, rows: usize, cols: usize) -> Matrix {
@@ -141,11 +152,17 @@ impl Kernels for Cuda {
     type Cache = Cache;
 
     fn buffer(&self, len: usize) -> Result<Buffer, OutOfMemory> {
-        Buffer::new(&self.device, len)
+        Buffer::new(&self.device, len, Contents::Scratch)
+    }
+
+    fn activations(&self, rows: usize, width: usize) -> Result<Buffer, OutOfMemory> {
+        let mut buffer = self.buffer(rows * width)?;
+        buffer.reserve_halves(&self.device, rows, width)?;
+        Ok(buffer)
     }
 
     fn upload(&self, values: &[f32]) -> Result<Buffer, OutOfMemory> {
-        let mut buffer = Buffer::new(&self.device, values.len())?;
+        let mut buffer = Buffer::new(&self.device, values.len(), Contents::Kept)?;
         let mut state = self.state();
         let at_once = state.ring.largest() / 4;
         for (i, values) in values.chunks(at_once).enumerate() {
@@ -218,8 +235,7 @@ impl Kernels for Cuda {
     }
 
     fn rows_at_once(&self) -> usize {
-        // Activations of a row are about 0.2 MB in a model of 8 billion weights.
-        if self.device.info().memory > 20 << 30 { 2048 } else { 512 }
+        need::rows_at_once(self.device.info().memory)
     }
 
     fn embed(&self, table: &Matrix, tokens: &[u32], scale: f32, out: &mut Buffer) {

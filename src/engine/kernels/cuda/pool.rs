@@ -1,30 +1,31 @@
-//! Memory of a card that was taken at once, and what is cut from it: so that what was planned is what there is.
+//! Which parts of a stretch of memory are free, so that what was planned is what there is.
 
 use std::collections::BTreeMap;
 
 /// Pieces begin at multiples of this, as the driver's do.
-const ALIGNMENT: usize = 512;
+pub(super) const ALIGNMENT: usize = 512;
 
-/// Which parts of some memory are free.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which parts of a stretch of memory are free. It grows at its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pool {
-    /// The bytes of each free stretch, by where it begins. No two touch.
+    /// The bytes of each free part, by where it begins. No two touch.
     free: BTreeMap<usize, usize>,
+    /// Where the stretch ends.
+    end: usize,
 }
 
 impl Pool {
-    /// Of so many bytes, all free.
-    pub fn new(bytes: usize) -> Pool {
-        let bytes = bytes / ALIGNMENT * ALIGNMENT;
-        Pool { free: (bytes > 0).then_some((0, bytes)).into_iter().collect() }
-    }
-
     /// What a piece takes.
     pub fn taken(bytes: usize) -> usize {
         bytes.max(1).next_multiple_of(ALIGNMENT)
     }
 
-    /// Where a piece of so many bytes begins: in the smallest stretch that has room. None where there is none.
+    /// Where it ends.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Where a piece of so many bytes begins: in the smallest part that has room. None where there is none.
     pub fn take(&mut self, bytes: usize) -> Option<usize> {
         let bytes = Pool::taken(bytes);
         let fitting = self.free.iter().filter(|&(_, &len)| len >= bytes);
@@ -51,9 +52,19 @@ impl Pool {
         self.free.insert(at, len);
     }
 
-    /// Bytes that are free.
-    pub fn left(&self) -> usize {
-        self.free.values().sum()
+    /// By how much it must grow for a piece of so many bytes.
+    pub fn missing(&self, bytes: usize) -> usize {
+        let last = self.free.last_key_value().filter(|&(at, len)| at + len == self.end);
+        Pool::taken(bytes).saturating_sub(last.map_or(0, |(_, &len)| len))
+    }
+
+    /// Grows by as many bytes, a multiple of [`ALIGNMENT`].
+    pub fn grow(&mut self, bytes: usize) {
+        let end = self.end;
+        self.end += bytes;
+        if bytes > 0 {
+            self.give_back(end, bytes);
+        }
     }
 }
 
@@ -62,26 +73,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Bytes that are in use.
+    fn used(pool: &Pool) -> usize {
+        pool.end - pool.free.values().sum::<usize>()
+    }
+
     proptest! {
         #[test]
-        fn pieces_do_not_overlap(bytes in 0_usize..100_000, steps in prop::collection::vec((any::<bool>(), 0_usize..20_000), 1..60)) {
-            let mut pool = Pool::new(bytes);
-            let whole = pool.clone();
+        fn pieces_do_not_overlap(steps in prop::collection::vec((0_u8..3, 0_usize..20_000), 1..60)) {
+            let mut pool = Pool::default();
             let mut held: Vec<(usize, usize)> = Vec::new();
-            for (gives_back, n) in steps {
-                if gives_back && !held.is_empty() {
-                    let (at, bytes) = held.swap_remove(n % held.len());
-                    pool.give_back(at, bytes);
-                } else if let Some(at) = pool.take(n) {
-                    prop_assert!(at.is_multiple_of(ALIGNMENT) && at + Pool::taken(n) <= bytes);
-                    prop_assert!(held.iter().all(|&(other, len)| at + Pool::taken(n) <= other || other + Pool::taken(len) <= at));
-                    held.push((at, n));
+            for (step, n) in steps {
+                match step {
+                    0 if !held.is_empty() => {
+                        let (at, bytes) = held.swap_remove(n % held.len());
+                        pool.give_back(at, bytes);
+                    }
+                    1 => pool.grow(pool.missing(n)),
+                    _ => {}
                 }
-                let taken: usize = held.iter().map(|&(_, len)| Pool::taken(len)).sum();
-                prop_assert_eq!(pool.left() + taken, whole.left());
+                if step > 0 {
+                    let at = pool.take(n);
+                    prop_assert!(step != 1 || at.is_some(), "it grew for {n} bytes: {pool:?}");
+                    if let Some(at) = at {
+                        prop_assert!(at.is_multiple_of(ALIGNMENT) && at + Pool::taken(n) <= pool.end());
+                        prop_assert!(held.iter().all(|&(other, len)| at + Pool::taken(n) <= other || other + Pool::taken(len) <= at));
+                        held.push((at, n));
+                    }
+                }
+                prop_assert_eq!(used(&pool), held.iter().map(|&(_, len)| Pool::taken(len)).sum::<usize>());
             }
             held.into_iter().for_each(|(at, bytes)| pool.give_back(at, bytes));
-            prop_assert_eq!(pool, whole);
+            prop_assert_eq!((used(&pool), pool.free.len()), (0, usize::from(pool.end() > 0)));
         }
     }
 }

@@ -1,15 +1,18 @@
 //! What the operations of a card share besides their buffers.
 
+use super::arena::Contents;
 use super::device::{Device, Memory};
 use super::driver::Address;
 use super::graph;
+use super::need::Scratch;
+use super::sleep::Saved;
 use super::upload::{List, Pinned, Ring};
 use crate::engine::blocks::BLOCK;
 use crate::engine::kernels::{OutOfMemory, Step};
 use std::sync::Arc;
 
 /// Bytes that travel to the card at a time.
-const RING: usize = 32 << 20;
+pub(super) const RING: usize = 32 << 20;
 
 /// What operations share besides their buffers.
 pub(super) struct State {
@@ -33,6 +36,8 @@ pub(super) struct State {
     /// Rows of a table of embeddings.
     pub embedded: Option<Memory>,
     pub graphs: graph::Graphs,
+    /// What the card held, while it sleeps.
+    pub saved: Option<Saved>,
 }
 
 impl State {
@@ -56,7 +61,33 @@ impl State {
             arrived: None,
             embedded: None,
             graphs: graph::Graphs::default(),
+            saved: None,
         })
+    }
+
+    /// Takes the room that passes of a model need at most, so that none of them has to.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn reserve(&mut self, device: &Arc<Device>, scratch: &Scratch) -> Result<(), OutOfMemory> {
+        let Scratch { rows, tables, expanded, partial, arrived, embedded } = *scratch;
+        for (list, len) in
+            [(&mut self.positions, rows), (&mut self.slots, rows), (&mut self.wanted, rows), (&mut self.tables, tables)]
+        {
+            list.reserve(device, len)?;
+        }
+        self.queries.iter_mut().try_for_each(|list| list.reserve(device, 4 * rows))?;
+        let pieces = [(&mut self.expanded, expanded), (&mut self.partial, partial), (&mut self.embedded, embedded)];
+        for (memory, bytes) in pieces.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+                *memory = None;
+                *memory = Some(device.allocate(bytes, Contents::Scratch, "passes")?);
+            }
+        }
+        if arrived > 0 {
+            counters(&mut self.arrived, device, arrived);
+        }
+        Ok(())
     }
 
     pub fn put_positions(&mut self, device: &Arc<Device>, positions: &[usize]) -> Address {
@@ -81,7 +112,8 @@ impl State {
             return memory.address();
         }
         let bytes: Vec<u8> = frequencies.iter().flat_map(|frequency| frequency.to_ne_bytes()).collect();
-        let memory = device.allocate(bytes.len(), "frequencies").unwrap_or_else(|error| panic!("{error}"));
+        let memory = device.allocate(bytes.len(), Contents::Kept, "frequencies");
+        let memory = memory.unwrap_or_else(|error| panic!("{error}"));
         self.ring.copy(&bytes, memory.address());
         let address = memory.address();
         self.frequencies.push((frequencies.to_vec(), memory));
@@ -93,7 +125,8 @@ impl State {
 pub(super) fn grown(memory: &mut Option<Memory>, device: &Arc<Device>, bytes: usize, what: &'static str) -> Address {
     if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
         *memory = None;
-        *memory = Some(device.allocate(bytes, what).unwrap_or_else(|error| panic!("{error}")));
+        let taken = device.allocate(bytes, Contents::Scratch, what);
+        *memory = Some(taken.unwrap_or_else(|error| panic!("{error}")));
     }
     memory.as_ref().map_or(0, Memory::address)
 }

@@ -28,7 +28,7 @@ fn narrow() -> Option<&'static Cuda> {
 }
 
 fn opened(once: &'static OnceLock<Option<Cuda>>, multiprocessors: Option<usize>) -> Option<&'static Cuda> {
-    let open = || match Cuda::new(0, multiprocessors) {
+    let open = || match Cuda::new(Which::Number(0), multiprocessors, None) {
         Ok(cuda) => Some(cuda),
         Err(error @ (Error::NoDriver(_) | Error::NoKernels)) => {
             eprintln!("SKIPPED: the CUDA kernels are not tested: {error}");

@@ -1,5 +1,6 @@
 //! The way to the card: pinned memory that is written in turns, and small lists that change from step to step.
 
+use super::arena::Contents;
 use super::device::{Device, Memory};
 use super::driver::Address;
 use crate::engine::kernels::OutOfMemory;
@@ -19,7 +20,16 @@ unsafe impl Send for Pinned {}
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
+    /// Zeros.
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
+        let pinned = Pinned::unset(device, bytes)?;
+        // SAFETY: as large as that, and nobody else's. Memory is initialised before it is a slice.
+        unsafe { std::ptr::write_bytes(pinned.address.cast::<u8>(), 0, bytes) };
+        Ok(pinned)
+    }
+
+    /// For what the card writes before anybody reads it.
+    pub fn unset(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
         let driver = device.bind();
         let mut address = std::ptr::null_mut();
         // SAFETY: writes an address, which `drop` gives back.
@@ -27,8 +37,6 @@ impl Pinned {
         if status != 0 {
             return Err(OutOfMemory { what: "pinned memory", bytes: bytes as u64 });
         }
-        // SAFETY: as large as that, and nobody else's. Memory is initialised before it is a slice.
-        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
         Ok(Pinned { device: device.clone(), address, bytes })
     }
 
@@ -137,7 +145,7 @@ pub(super) struct Ring {
 
 impl Ring {
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Ring, OutOfMemory> {
-        let (host, memory) = (Pinned::new(device, bytes)?, device.allocate(bytes, "uploads")?);
+        let (host, memory) = (Pinned::new(device, bytes)?, device.allocate(bytes, Contents::Scratch, "uploads")?);
         Ok(Ring { device: device.clone(), host, memory, at: 0 })
     }
 
@@ -192,14 +200,22 @@ pub(super) struct List {
 }
 
 impl List {
+    /// Takes room for so many numbers.
+    pub fn reserve(&mut self, device: &Arc<Device>, len: usize) -> Result<(), OutOfMemory> {
+        if self.memory.as_ref().is_none_or(|memory| memory.bytes() < len * 4) {
+            self.memory = None;
+            self.memory = Some(device.allocate(len * 4, Contents::Kept, "a step")?);
+            self.values.clear();
+        }
+        Ok(())
+    }
+
     /// Where these values are. While work is recorded (`ring` is none) they only get their place: whoever repeats the
     /// work puts them there before.
     pub fn put(&mut self, device: &Arc<Device>, ring: Option<&mut Ring>, values: &[u32]) -> Address {
         let bytes = size_of_val(values);
         if self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
-            let room = (bytes * 2).max(256);
-            self.memory = Some(device.allocate(room, "a step").unwrap_or_else(|error| panic!("{error}")));
-            self.values.clear();
+            self.reserve(device, (values.len() * 2).max(64)).unwrap_or_else(|error| panic!("{error}"));
         }
         let address = self.memory.as_ref().map_or(0, Memory::address);
         match ring {

@@ -167,7 +167,7 @@ fn what_computes_the_same_has_one_root() {
 fn cards_do_not_take_them() {
     let base = base("llama-3");
     let lora = Lora::open(&adapter("llama"), &base).unwrap();
-    let options = Options { device: Device::Cuda(0), ..Options::default() };
+    let options = Options { device: Device::Cuda(Which::Number(0)), ..Options::default() };
     let error = Model::load_adapted(base, &[lora], options).err().unwrap().to_string();
     assert!(error.contains("lora/llama: adapters are applied on the processor only (--device cpu)"), "{error}");
 }

@@ -4,6 +4,7 @@ use crate::engine::blocks::Chain;
 use crate::engine::footprint::{Footprint, Servable};
 use crate::engine::gguf::Gguf;
 use crate::engine::kernels::cpu::{Cpu, Isa};
+use crate::engine::kernels::cuda::Which;
 use crate::engine::model::{Batch, Device, Embedder, Model, Options, Pooling};
 use crate::engine::quant::tests::nmse;
 use serde::Deserialize;
@@ -160,7 +161,8 @@ fn what_cannot_be_embedded_is_told() {
     refused("bert", 129, "texts of 129 tokens, of a model for 1 to 128");
     assert!(model("bert", Isa::detect()).cache(1, 8).err().unwrap().to_string().contains("holds no conversations"));
     let gguf = Arc::new(Gguf::open(&fixture("bert.gguf")).unwrap());
-    let error = Model::load(gguf, Options { device: Device::Cuda(0), ..Options::default() }).err().unwrap();
+    let error =
+        Model::load(gguf, Options { device: Device::Cuda(Which::Number(0)), ..Options::default() }).err().unwrap();
     assert!(error.to_string().contains("bert models run on the processor"), "{error}");
 }
 

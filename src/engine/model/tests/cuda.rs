@@ -9,7 +9,7 @@ use crate::engine::kv_cache::Capacity;
 const HALVES: f64 = 1e-4;
 
 fn load_there(tiny: &Tiny) -> Model {
-    Model::load(tiny.gguf(), Options { device: Device::Cuda(0), ..Options::default() }).unwrap()
+    Model::load(tiny.gguf(), Options { device: Device::Cuda(Which::Number(0)), ..Options::default() }).unwrap()
 }
 
 fn check_there(tiny: &Tiny) {

@@ -1,6 +1,7 @@
 mod adapters;
 mod architectures;
 mod cuda;
+mod memory;
 mod real;
 mod refusals;
 pub mod tiny;
