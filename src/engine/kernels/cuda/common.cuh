@@ -158,6 +158,16 @@ struct Activations {
     }
 };
 
+// Whether activations of so many rows, of few, lie as Hopper's instruction for 64 weights' rows takes them: a lane's pairs of
+// neighbours, which the columns 8t..8t+7 are, in the four pieces of the row rather than together in piece t.
+DEVICE constexpr bool apart(int rows) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    return rows > 16;
+#else
+    return false;
+#endif
+}
+
 // Where the piece of 16 bytes with the columns 8t..8t+7 of row g lies in a block.
 DEVICE int piece(int g, int t) { return g * 64 + ((t ^ (g >> 1 & 3)) * 16); }
 
@@ -188,7 +198,13 @@ DEVICE void write_chunk(const Activations& out, int row, int chunk, const float 
         // The sums are of what is multiplied, not of what it was before it was rounded.
         sum += low(h[i]) + high(h[i]);
     }
-    *(uint4*)(out.block(row / 8, chunk * 8 + lane / 4) + piece(row % 8, lane % 4)) = make_uint4(h[0], h[1], h[2], h[3]);
+    u8* block = out.block(row / 8, chunk * 8 + lane / 4);
+    if (out.tall == 1 && apart(out.rows)) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) *(u32*)(block + piece(row % 8, i) + lane % 4 * 4) = h[i];
+    } else {
+        *(uint4*)(block + piece(row % 8, lane % 4)) = make_uint4(h[0], h[1], h[2], h[3]);
+    }
     sum += __shfl_xor_sync(0xffffffff, sum, 1);
     sum += __shfl_xor_sync(0xffffffff, sum, 2);
     // Lanes 8t and 8t + 4 have the sums of the groups 2t and 2t + 1.

@@ -78,12 +78,18 @@ struct Columns {
             sums = base + rows * row_bytes(tiles) + row * sum_bytes(tiles) + t * 8;
             scales = (const float*)(base + rows * (row_bytes(tiles) + sum_bytes(tiles))) + t;
         } else {
-            x = base + piece(g, t);
+            x = base + (apart(N * 8) ? g * 64 + t * 4 : piece(g, t));
             sums = base + tiles * N * 4096 + g * 32 + t * 8;
             scales = (const float*)(base + tiles * N * (4096 + 256)) + 2 * t;
         }
     }
     __device__ __forceinline__ uint4 at(int chunk, int n, int i) const {
+        if (apart(N * 8)) {
+            const u8* from = x + (n * tiles + chunk) * 4096 + i * 512;
+            const int mix = threadIdx.x / 8 % 4 * 16;
+            auto pair = [&](int p) { return *(const u32*)(from + (p * 16 ^ mix)); };
+            return make_uint4(pair(0), pair(1), pair(2), pair(3));
+        }
         return *(const uint4*)(FLOATS ? x + chunk * 512 + i * 64 : x + (n * tiles + chunk) * 4096 + i * 512);
     }
     // Of groups 2t and 2t + 1 of row g, and what those lost.
@@ -212,23 +218,115 @@ DEVICE void multiply(const u8* tile, int steps, const Columns<N, FLOATS>& x, int
     }
 }
 
-// What a block's warp has to do. Its tiles are numbered through all rounds.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+// c = a * b, or more of it, of 64 weights' rows (16 of each warp), 32 rows of activations and 16 columns. What it gives is
+// not there before it was waited for.
+DEVICE void wide_mma(float (&c)[16], const u32 (&a)[4], u64 b, int more) {
+    asm volatile(
+        "{\n.reg .pred more;\nsetp.ne.b32 more, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+        "{%16, %17, %18, %19}, %20, more, 1, 1, 0;\n}"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]), "+f"(c[9]),
+          "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(more));
+}
+
+template <int others>
+DEVICE void wide_wait(float (&c)[16]) {
+    asm volatile("wgmma.wait_group.sync.aligned %16;"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]), "+f"(c[9]),
+                   "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15])
+                 : "n"(others) : "memory");
+}
+
+// The same as `multiply` for 32 rows, by four warps at once with a tile each. Activations come from shared memory: `b`
+// tells of those of the first chunk.
+template <int format>
+DEVICE void multiply_wide(const u8* tile, int steps, const Columns<4, false>& x, u64 b, int chunk, float (&sum)[4][4]) {
+    typedef Tile<format> T;
+    const int lane = threadIdx.x % 32, t = lane % 4;
+    T w;
+    w.load(tile, lane, steps);
+    w.prepare(lane);
+    float c[16], e[2][16];
+#pragma unroll
+    for (int i = 0; i < 16; i++) c[i] = e[0][i] = e[1][i] = 0;
+    b += chunk * (4096 / 16);
+    float d[2][2];
+#define GROUP(S, H)                                                                              \
+    {                                                                                            \
+        constexpr int i = 2 * S + H;                                                             \
+        u32 first[4], second[4];                                                                 \
+        w.template get<S, H>(first, second, lane);                                               \
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");                                  \
+        wide_mma(T::grouped ? e[H] : c, first, b + i * (512 / 16), !T::grouped && i > 0);        \
+        wide_mma(T::grouped ? e[H] : c, second, b + i * (512 / 16) + 2, 1);                      \
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");                           \
+        if constexpr (!T::grouped) {                                                             \
+            /* Few at a time: weights stay in registers until they were multiplied. */           \
+            if (i > 0) asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");            \
+        } else {                                                                                 \
+            _Pragma("unroll") for (int r = 0; r < 2; r++) d[H][r] = w.template group<S, H>(r);   \
+            if (i > 0) {                                                                         \
+                wide_wait<1>(e[1 - H]);                                                          \
+                _Pragma("unroll") for (int k = 0; k < 16; k++) c[k] += e[1 - H][k] * d[1 - H][k / 2 % 2]; \
+            }                                                                                    \
+        }                                                                                        \
+    }
+    EACH_GROUP(steps, GROUP);
+#undef GROUP
+    if constexpr (T::grouped) {
+        wide_wait<0>(e[1]);
+#pragma unroll
+        for (int k = 0; k < 16; k++) c[k] += e[1][k] * d[1][k / 2 % 2];
+    } else {
+        wide_wait<0>(c);
+    }
+    u32 mins[4] = {0, 0, 0, 0}, offsets[4] = {0, 0, 0, 0};
+    if constexpr (T::minima) {
+        mins[0] = mins[2] = w.mins(0, t), mins[1] = mins[3] = w.mins(1, t);
+        offsets[0] = offsets[2] = w.offsets(0, t), offsets[1] = offsets[3] = w.offsets(1, t);
+    }
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+        float f[4] = {0, 0, 0, 0}, of[4] = {c[4 * n], c[4 * n + 1], c[4 * n + 2], c[4 * n + 3]};
+        if constexpr (T::minima) {
+            const uint2 sums = x.sum(chunk, n);
+            mma(of, offsets, sums.x, sums.y);
+            product(f, mins, sums.x, sums.y);
+        }
+        const float2 scale = x.scale(chunk, n);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float v = w.d(i / 2) * of[i];
+            if constexpr (T::minima) v -= w.dmin(i / 2) * f[i];
+            sum[n][i] += v * (i % 2 ? scale.y : scale.x);
+        }
+    }
+}
+#endif
+
+// What a block's warp has to do. Its tiles are numbered through all rounds. With TOGETHER as many warps as that have strips
+// next to each other, and do the same with them; those strips, of which the last may be one again, are dealt out whole.
+template <int TOGETHER>
 struct Part {
-    int group, first, tiles, count;  // its place among others, its columns' first tile, how many, and its strips
+    int group, first, tiles, strips, count;  // its place among others, its columns' first tile, how many, its strips, and what is dealt out
     float by_tiles;                  // the reciprocal
     int full, per, rest_per;         // whole rounds, and tiles of a warp in those and in the last one if it is none
     int mine, all;                   // tiles of this warp in a whole round, and in all
 
     __device__ __forceinline__ Part(const Linear& a) {
-        const int warp = threadIdx.x / 32, range = blockIdx.y, round = (1 << a.shift) - 1;
+        const int warp = threadIdx.x / 32 / TOGETHER, range = blockIdx.y, round = (1 << a.shift) - 1;
         group = blockIdx.x;
         first = range * a.tiles;
         tiles = range + 1 < a.ranges ? a.tiles : a.remaining;
         by_tiles = reciprocal(tiles);
-        count = (a.few + (group < a.more)) << a.pair;
-        full = over(count, reciprocal(a.batch));
-        const int total = a.batch * tiles, rest = (count - full * a.batch) * tiles;
+        strips = (a.few + (group < a.more)) << a.pair;
+        count = (strips + TOGETHER - 1) / TOGETHER;
+        full = TOGETHER > 1 ? 1 : over(count, reciprocal(a.batch));
+        const int total = (TOGETHER > 1 ? count : a.batch) * tiles, rest = TOGETHER > 1 ? 0 : (count - full * a.batch) * tiles;
         per = (total + round) >> a.shift, rest_per = (rest + round) >> a.shift;
+        if (TOGETHER > 1) per = ((count + round) >> a.shift) * tiles;
         mine = max(0, min(per, total - warp * per));
         all = full * mine + max(0, min(rest_per, rest - warp * rest_per));
     }
@@ -269,12 +367,13 @@ DEVICE void finish(const Linear& a, int unit, int row, int feature, const float 
 }
 
 // Tiles of a warp in shared memory, a power of two of them, which come one after the other.
+template <int TOGETHER>
 struct Ring {
     u32 base, barriers;  // of the warp, in shared memory
     const u8* from;      // a lane's tile of the next 32: where it is, and its bytes
     int bytes;
 
-    __device__ __forceinline__ void aim(const Linear& a, const Part& part, int tile) {
+    __device__ __forceinline__ void aim(const Linear& a, const Part<TOGETHER>& part, int tile) {
         tile += threadIdx.x % 32;
         bytes = 0;
         if (tile >= part.all) return;
@@ -284,14 +383,15 @@ struct Ring {
             tile -= round * part.mine, turn = round * a.batch;
             if (round == part.full) per = part.rest_per;
         }
-        const int flat = tile + threadIdx.x / 32 * per, strip = over(flat, part.by_tiles), chunk = part.first + flat - strip * part.tiles;
+        const int warp = threadIdx.x / 32, flat = tile + warp / TOGETHER * per, dealt = over(flat, part.by_tiles);
+        const int chunk = part.first + flat - dealt * part.tiles, strip = min((turn + dealt) * TOGETHER + warp % TOGETHER, part.strips - 1);
         int product;
-        const int at = strip_of(a, part.group, turn + strip, product);
+        const int at = strip_of(a, part.group, strip, product);
         const Product& p = a.products[product];
         from = p.weights + at * p.strip + (size_t)chunk * p.tile;
         bytes = (a.columns + 63) / 64 >= chunk * 4 + 4 ? p.tile : p.last;
     }
-    __device__ __forceinline__ void fetch(const Linear& a, const Part& part, int tile) {
+    __device__ __forceinline__ void fetch(const Linear& a, const Part<TOGETHER>& part, int tile) {
         if (tile % 32 == 0) aim(a, part, tile);
         const int to = tile & (a.stages - 1);
 #if __CUDA_ARCH__ >= 900
@@ -335,14 +435,17 @@ struct Slots {
 // Formats that a kernel computes with, a bit for each: the fewer, the better its registers do.
 constexpr u32 ALL = ~0u;
 
-template <int N, bool FLOATS, int WARPS, u32 FORMATS>
+// With TOGETHER each four warps do the same at a time, by one instruction of Hopper.
+template <int N, bool FLOATS, int WARPS, u32 FORMATS, int TOGETHER = 1>
 DEVICE void linear(const Linear& a) {
-    extern __shared__ __align__(16) u8 shared[];
+    extern __shared__ __align__(16) u8 all_shared[];
+    // What Hopper's instruction takes begins at a multiple of 512.
+    u8* shared = all_shared + (TOGETHER > 1 ? -(u32)__cvta_generic_to_shared(all_shared) & 511 : 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
     constexpr int OUTS = N * 128;
     release();
 
-    const Part part(a);
+    const Part<TOGETHER> part(a);
     const int first = part.first, tiles = part.tiles, count = part.count;
     const int range = blockIdx.y, group = part.group, steps = (a.columns + 63) / 64 - first * 4, each = 1 << a.pair;
     // Activations, the warps' tiles, their sums.
@@ -350,7 +453,7 @@ DEVICE void linear(const Linear& a) {
     float* sums = (float*)(tile_at + warps * a.stages * a.stage);
     __shared__ float squares[WARPS * 4], inverse[4];
     const u8* mine = tile_at + warp * a.stages * a.stage;
-    Ring ring;
+    Ring<TOGETHER> ring;
     ring.base = (u32)__cvta_generic_to_shared(mine);
 #if __CUDA_ARCH__ >= 900
     __shared__ __align__(8) u64 there[WARPS * STAGES];
@@ -418,13 +521,18 @@ DEVICE void linear(const Linear& a) {
 
     const int all = FLOATS ? a.rows : N * 8;  // rows of sums
     int tile = 0;
-    for (int from = 0; from < count; from += a.batch) {
-        const int batch = min(a.batch, count - from), total = batch * tiles, per = batch == a.batch ? part.per : part.rest_per;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    // Rows of 64 bytes, swizzled; eight rows are a block, those of the next eight rows lie behind all columns of these.
+    const u64 wide = (u64)((u32)__cvta_generic_to_shared(shared) >> 4 & 0x3fff) | 1ull << 16 | (u64)(tiles * 4096 >> 4) << 32 | 2ull << 62;
+#endif
+    const int most = TOGETHER > 1 ? count : a.batch;
+    for (int from = 0; from < count; from += most) {
+        const int batch = min(most, count - from), total = batch * tiles, per = batch == most ? part.per : part.rest_per;
         const Slots slots(tiles, per, part.by_tiles);
-        for (int at = warp * per, end = min(at + per, total); at < end;) {
-            const int strip = over(at, part.by_tiles);
-            int product, chunk = at - strip * tiles;
-            strip_of(a, group, from + strip, product);
+        for (int at = warp / TOGETHER * per, end = min(at + per, total); at < end;) {
+            const int dealt = over(at, part.by_tiles);
+            int product, chunk = at - dealt * tiles;
+            strip_of(a, group, min((from + dealt) * TOGETHER + warp % TOGETHER, part.strips - 1), product);
             const int to = min(tiles, chunk + end - at);
             at += to - chunk;
             float sum[N][4];
@@ -432,6 +540,11 @@ DEVICE void linear(const Linear& a) {
             for (int n = 0; n < N; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) sum[n][i] = 0;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define MULTIPLY_WIDE(FORMAT, STEPS) if constexpr (TOGETHER > 1) multiply_wide<FORMAT>(from, STEPS, x, wide, chunk, sum); else
+#else
+#define MULTIPLY_WIDE(FORMAT, STEPS)
+#endif
             switch (a.products[product].format) {
                 // Where few formats are possible, whole tiles, of which is known what there is to do, are apart.
 #define SEGMENT(FORMAT, STEPS)                                                                                 \
@@ -439,6 +552,7 @@ DEVICE void linear(const Linear& a) {
         if constexpr (FORMATS >> FORMAT & 1) for (; chunk < to; chunk++, tile++) {                             \
             ring.wait(a, tile);                                                                                \
             const u8* from = mine + (tile & (a.stages - 1)) * a.stage;                                         \
+            MULTIPLY_WIDE(FORMAT, STEPS)                                                                       \
             if (FORMATS != ALL && STEPS == 4) multiply<FORMAT, N, FLOATS>(from, 4, x, chunk, sum);             \
             else multiply<FORMAT, N, FLOATS>(from, STEPS, x, chunk, sum);                                      \
             __syncwarp();                                                                                      \
@@ -456,7 +570,19 @@ DEVICE void linear(const Linear& a) {
                 SEGMENT(MXFP4, min(4, steps - chunk * 4))
             }
 #undef SEGMENT
-            float* into = sums + slots.at(strip, warp) * all * ROW + g;
+            if constexpr (TOGETHER > 1) {
+                // All that the range has of the strip.
+                const int strip = dealt * TOGETHER + warp % TOGETHER, unit = group + (strip >> a.pair) * a.groups;
+                if (strip >= part.strips) continue;
+                float* partial = a.partial + ((((size_t)unit * a.ranges + range) << a.pair) + (strip & a.pair)) * OUTS + g;
+#pragma unroll
+                for (int n = 0; n < N; n++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        if (n * 8 + 2 * t + i % 2 < a.rows) partial[(n * 8 + 2 * t + i % 2) * 16 + i / 2 * 8] = sum[n][i];
+                continue;
+            }
+            float* into = sums + slots.at(dealt, warp) * all * ROW + g;
 #pragma unroll
             for (int n = 0; n < N; n++)
 #pragma unroll
@@ -465,6 +591,7 @@ DEVICE void linear(const Linear& a) {
                     else if (i % 2 == 0 && t < all) into[t * ROW + i / 2 * 8] = sum[n][i];
                 }
         }
+        if (TOGETHER > 1) return;
         __syncthreads();
 
         // A warp adds up what all found of 8 rows of a unit: each lane of a feature, and of every second row.
@@ -502,7 +629,7 @@ DEVICE void linear(const Linear& a) {
                 }
             }
         }
-        if (from + a.batch < count) __syncthreads();
+        if (from + most < count) __syncthreads();
     }
 }
 
@@ -535,3 +662,8 @@ LINEAR(, ALL)
 LINEAR(_q4_k, 1 << Q4_K)
 LINEAR(_k, 1 << Q4_K | 1 << Q6_K)
 LINEAR(_nvfp4, 1 << NVFP4)
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+KERNEL __launch_bounds__(512, 1) linear_wide_q4_k(const __grid_constant__ Linear a) { linear<4, false, 16, 1 << Q4_K, 4>(a); }
+KERNEL __launch_bounds__(512, 1) linear_wide_q6_k(const __grid_constant__ Linear a) { linear<4, false, 16, 1 << Q6_K, 4>(a); }
+KERNEL __launch_bounds__(512, 1) linear_wide_nvfp4(const __grid_constant__ Linear a) { linear<4, false, 16, 1 << NVFP4, 4>(a); }
+#endif

@@ -28,6 +28,12 @@ const WARPS: usize = 16;
 /// Bytes of shared memory that a block of these kernels has of its own, and what the driver takes for each.
 const RESERVED: usize = 4 << 10;
 
+/// Warps that do the same at a time, by Hopper's instruction for 64 rows of weights and 32 of activations.
+const TOGETHER: usize = 4;
+
+/// Bytes of shared memory that it may take for activations to begin where it wants them.
+const ALIGNED: usize = 512;
+
 /// Columns of a tile.
 const TILE: usize = 256;
 
@@ -163,14 +169,39 @@ impl Work {
             let warps = std::iter::successors(Some(WARPS), |warps| Some(warps / 2)).take_while(warps);
             warps.filter_map(|warps| self.fit(multiprocessors, memory - RESERVED, warps, ranges, stages)).next()
         };
-        // Ranges of about equal length; few, as their sums meet in memory.
-        let even = |&ranges: &usize| {
-            let idle = self.tiles.div_ceil(ranges) * ranges - self.tiles;
-            idle < self.tiles.div_ceil(ranges) && (idle * 16 <= self.tiles || ranges == self.tiles)
-        };
-        let plans = (1..=self.tiles.max(1)).filter(even).filter_map(fitting);
+        // Few, as their sums meet in memory.
+        let plans = self.ranges().filter_map(fitting);
         let best = plans.min_by_key(|plan| (plan.warps < WARPS, plan.ranges));
         best.unwrap_or_else(|| unreachable!("a tile of {} bytes fits into no shared memory", self.stage))
+    }
+
+    /// Numbers of ranges of about equal length.
+    fn ranges(&self) -> impl Iterator<Item = usize> {
+        let tiles = self.tiles;
+        let even = move |&ranges: &usize| {
+            let idle = tiles.div_ceil(ranges) * ranges - tiles;
+            idle < tiles.div_ceil(ranges) && (idle * 16 <= tiles || ranges == tiles)
+        };
+        (1..=tiles.max(1)).filter(even)
+    }
+
+    /// The same where each [`TOGETHER`] warps do the same with as many strips, which are dealt out whole: what they find stays in
+    /// registers, and always meets in memory.
+    fn plan_together(&self, multiprocessors: usize, memory: usize) -> Option<Plan> {
+        let of = |ranges: usize| {
+            let tiles = self.tiles.div_ceil(ranges);
+            let groups = (multiprocessors / ranges).clamp(1, self.units.max(1));
+            let batch = (self.units.div_ceil(groups) * self.each).div_ceil(TOGETHER);
+            // No more tiles than a warp has.
+            let fits = |stages: &usize| {
+                let shared = ALIGNED + self.activations(tiles) + stages * WARPS * self.stage;
+                shared <= memory - RESERVED && (*stages == 2 || batch.div_ceil(WARPS / TOGETHER) * tiles >= *stages)
+            };
+            let stages = [STAGES, 2].into_iter().find(fits)?;
+            let shared = ALIGNED + self.activations(tiles) + stages * WARPS * self.stage;
+            Some(Plan { warps: WARPS, ranges, groups, tiles, batch, stages, shared })
+        };
+        self.ranges().find_map(of)
     }
 
     fn fit(&self, multiprocessors: usize, room: usize, warps: usize, ranges: usize, stages: usize) -> Option<Plan> {
@@ -211,8 +242,10 @@ pub(super) fn partial_bytes(
     let bytes = floats.chain(halves).map(|(rows, floats, n)| {
         let work = Work { rows, floats, units, each, tiles: columns.div_ceil(TILE), stage };
         // How many ranges there are depends on the shared memory alone.
-        match work.plan(1, shared, 2).ranges {
-            1 => 0,
+        let alone = work.plan(1, shared, 2).ranges;
+        let together = if n == 4 { work.plan_together(1, shared) } else { None };
+        match together.map_or(0, |plan| plan.ranges).max(if alone > 1 { alone } else { 0 }) {
+            0 => 0,
             ranges => units * each * ranges * n * 128 * 4 + FLOATS * 4,
         }
     });
@@ -315,15 +348,24 @@ impl Cuda {
             stage: products.iter().map(|product| tile_bytes(product.matrix.format, steps)).max().unwrap_or(16),
         };
         let stages = if info.capability >= (9, 0) { STAGES } else { 2 };
-        let plan = work.plan(info.multiprocessors, info.shared, stages);
+        let together = (n == 4 && info.capability == (9, 0)).then(|| kernel_together(products)).flatten();
+        let together =
+            together.and_then(|kernel| Some((kernel, work.plan_together(info.multiprocessors, info.shared)?)));
+        let (kernel, plan, dealers, meets) = match together {
+            Some((kernel, plan)) => (kernel, plan, WARPS / TOGETHER, true),
+            None => {
+                let plan = work.plan(info.multiprocessors, info.shared, stages);
+                (kernel(products, floats, n), plan, plan.warps, plan.ranges > 1)
+            }
+        };
         (argument.ranges, argument.groups) = (plan.ranges as i32, plan.groups as i32);
         (argument.few, argument.more) = ((work.units / plan.groups) as i32, (work.units % plan.groups) as i32);
         argument.tiles = plan.tiles as i32;
         argument.remaining = (work.tiles - (plan.ranges - 1) * plan.tiles) as i32;
-        (argument.batch, argument.shift) = (plan.batch as i32, plan.warps.ilog2() as i32);
+        (argument.batch, argument.shift) = (plan.batch as i32, dealers.ilog2() as i32);
         (argument.stage, argument.stages) = (work.stage as i32, plan.stages as i32);
         let mut state = self.state();
-        if plan.ranges > 1 {
+        if meets {
             let bytes = work.units * plan.ranges * work.each * n * 128 * 4;
             // And a number for each row of floats.
             argument.partial = grown(&mut state.partial, &self.device, bytes + FLOATS * 4, "parts of products");
@@ -333,8 +375,8 @@ impl Cuda {
         // SAFETY: each takes `Linear`, whose products have as many strips, features and rows as their buffers, with
         // shared memory for activations, all warps' tiles and what they find; and memory for what ranges find.
         unsafe {
-            launch!(self.device, kernel(products, floats, n), grid, threads, shared, argument);
-            if plan.ranges > 1 {
+            launch!(self.device, kernel, grid, threads, shared, argument);
+            if meets {
                 launch!(self.device, c"linear_sums", [work.units, 1, 1], 128 * n.min(2), 0, argument);
             }
         }
@@ -400,6 +442,18 @@ fn kernel(products: &[Product<'_, Cuda>], floats: bool, n: usize) -> &'static CS
         () if all(&[Format::NVFP4]) => of!("_nvfp4"),
         () => of!(""),
     }
+}
+
+/// The same for 17 to 32 rows, by Hopper's instruction: for one format.
+fn kernel_together(products: &[Product<'_, Cuda>]) -> Option<&'static CStr> {
+    let format = products.first()?.matrix.format;
+    let name = match format {
+        Format::Q4K => c"linear_wide_q4_k",
+        Format::Q6K => c"linear_wide_q6_k",
+        Format::NVFP4 => c"linear_wide_nvfp4",
+        _ => return None,
+    };
+    products.iter().all(|product| product.matrix.format == format).then_some(name)
 }
 
 fn one(product: &mut Product<'_, Cuda>, rows: usize, add: bool) -> One {
@@ -481,6 +535,10 @@ mod tests {
                 let others = work.activations(plan.tiles) + plan.warps * plan.stages * stage;
                 prop_assert!(others + found <= plan.shared, "{strips} strips of {plan:?}");
             }
+            let Some(plan) = work.plan_together(multiprocessors, most) else { return Ok(()) };
+            prop_assert!(plan.shared <= most - RESERVED && (plan.stages == 2 || plan.stages == STAGES), "{plan:?}");
+            prop_assert!(plan.tiles * plan.ranges >= tiles && plan.tiles * (plan.ranges - 1) < tiles);
+            prop_assert!((1..=units).contains(&plan.groups) && plan.groups * plan.ranges <= multiprocessors.max(plan.ranges));
         }
     }
 
