@@ -84,7 +84,7 @@ parity-transformers: build models ## Tiny models of every architecture, and embe
 		"$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2" "$(SOVEREIGN_TEST_MODELS)/all-minilm-l6-v2-f32.gguf"
 	cargo test --lib engine::model::tests::architectures
 
-FUZZ_TARGETS := gguf safetensors lora tokenizer_json chat_template json_schema grammar answer
+FUZZ_TARGETS := gguf safetensors lora tokenizer_json embedder chat_template json_schema grammar answer
 FUZZ_SECONDS ?= 600
 
 .PHONY: fuzz

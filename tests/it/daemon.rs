@@ -29,13 +29,18 @@ impl Daemon {
 
     /// With more configuration and environment.
     pub fn with(state: &Path, config: &Value, environment: &[(&str, &str)]) -> Self {
+        Self::by(Command::new(PROGRAM), state, config, environment)
+    }
+
+    /// The same, by a command that becomes the program.
+    pub fn by(mut command: Command, state: &Path, config: &Value, environment: &[(&str, &str)]) -> Self {
         let mut config = config.clone();
         config["docker"] = json!({"host": format!("unix://{}/no-docker.sock", state.display())});
         std::fs::create_dir_all(state).unwrap();
         let file = state.join("config.yaml");
         // JSON is YAML.
         std::fs::write(&file, config.to_string()).unwrap();
-        let mut process = Command::new(PROGRAM)
+        let mut process = command
             .arg("serve")
             .arg("--config")
             .arg(&file)
@@ -84,7 +89,13 @@ impl Daemon {
         (self.process.wait().unwrap().code(), begun.elapsed())
     }
 
-    fn log(&self) -> String {
+    /// A path of the daemon's view of the disks, as this process can read it.
+    pub fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.process.id()));
+        root.join(path.strip_prefix("/").unwrap())
+    }
+
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.state.join("log")).unwrap()
     }
 }
@@ -286,7 +297,7 @@ impl Daemon {
         stdout(&self.run(&["model", "pull", test_model(name).to_str().unwrap()]));
     }
 
-    fn status(&self) -> Value {
+    pub fn status(&self) -> Value {
         serde_json::from_str(&stdout(&self.run(&["status", "--json"]))).unwrap()
     }
 

@@ -15,6 +15,7 @@ mod models;
 mod nvml;
 mod parity;
 mod placement;
+mod small_disk;
 mod stacks;
 mod tiny;
 mod turmoil;

@@ -55,7 +55,8 @@ impl Quantize {
         if rounded > 0 {
             eprintln!("{rounded} tensors are rounded already and will be rounded again: start from floats if you can.");
         }
-        self.write(&gguf, &plan).with_context(|| format!("cannot write {}", self.output.display()))?;
+        let told = || format!("cannot write {}, of {} bytes", self.output.display(), plan.bytes(&gguf));
+        self.write(&gguf, &plan).with_context(told)?;
         println!("{}: {} instead of {}", self.output.display(), size(&self.output)?, Bytes(gguf.file_bytes()));
         Ok(ExitCode::SUCCESS)
     }

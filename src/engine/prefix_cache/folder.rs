@@ -45,16 +45,23 @@ impl Folder {
     /// Adds a block; it is there whole or not at all. Returns those that had to go for it.
     ///
     /// # Errors
-    /// It is not there: the system's reason.
+    /// It is not there: its file, its bytes and the system's reason.
     pub fn write(&mut self, key: &Key, block: &[u8]) -> io::Result<Vec<Key>> {
+        self.add(key, block).map_err(|error| {
+            let bytes = record::file_bytes(block.len());
+            io::Error::new(
+                error.kind(),
+                format!("cannot write {}, of {bytes} bytes: {error}", self.path(key).display()),
+            )
+        })
+    }
+
+    fn add(&mut self, key: &Key, block: &[u8]) -> io::Result<Vec<Key>> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let bytes = record::file_bytes(block.len());
         let gone = if bytes > self.room { self.make_room(bytes)? } else { Vec::new() };
         if bytes > self.room {
-            return Err(io::Error::new(
-                io::ErrorKind::QuotaExceeded,
-                format!("a block takes {bytes} bytes, which is more than allowed"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "that is more than all may have"));
         }
         let path = self.path(key);
         let partial = path.with_extension(format!("{}.{PARTIAL}", std::process::id()));
