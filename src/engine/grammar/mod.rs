@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 /// The most bytes of a schema as JSON: OpenAI's allow about half of it.
 const MAX_SCHEMA: usize = 256 << 10;
-/// The most bytes of an expression or a grammar: what a long one takes grows with the square.
+/// The most bytes of an expression or a grammar, without the schemas in it: what a long one takes grows with the square.
 const MAX_GRAMMAR: usize = 32 << 10;
 /// How long whoever asks for a grammar waits for it. Real ones take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -127,10 +127,12 @@ impl Grammars {
     /// # Errors
     /// It is wrong, too large, takes too long, or needs what is not supported.
     pub fn compile(&self, source: &Source) -> Result<Arc<Grammar>, Error> {
-        let (key, most) = (source.key(), source.most_bytes());
-        if key.len() > most {
-            let message = format!("it has {} bytes, more than the {most} that are supported", key.len());
-            return Err(Error::whole(&message));
+        let key = source.key();
+        for (bytes, most) in [(key.len(), MAX_SCHEMA), (source.grammar_bytes(), MAX_GRAMMAR)] {
+            if bytes > most {
+                let message = format!("it has {bytes} bytes, more than the {most} that are supported");
+                return Err(Error::whole(&message));
+            }
         }
         if let Source::Schema(schema) = source {
             place::check_depth(schema, MAX_DEPTH)?;
@@ -227,11 +229,14 @@ impl Source {
         }
     }
 
-    /// The bytes that it may have.
-    fn most_bytes(&self) -> usize {
+    /// The bytes of what is no schema.
+    fn grammar_bytes(&self) -> usize {
         match self {
-            Source::Schema(_) => MAX_SCHEMA,
-            _ => MAX_GRAMMAR,
+            Source::Schema(_) => 0,
+            Source::Regex(text) | Source::Gbnf(text) => text.len(),
+            Source::Lark(lark) => {
+                lark.len().saturating_sub(overlap::within(lark).map(|(_, bytes)| bytes).sum::<usize>())
+            }
         }
     }
 

@@ -43,10 +43,16 @@ pub(super) fn check_lark(lark: &str) -> Result<(), Error> {
     // Which expressions meet is not looked into.
     check(if meet == 0 { 0.0 } else { (meet + 1) as f64 * ways(lark).ln() })
         .map_err(|message| Error { place: String::new(), message })?;
-    let within = lark.match_indices("%json").filter_map(|(at, mark)| {
-        Deserializer::from_str(&lark[at + mark.len()..]).into_iter::<Value>().next().and_then(Result::ok)
-    });
-    within.into_iter().try_for_each(|schema| check_schema(&schema))
+    within(lark).try_for_each(|(schema, _)| check_schema(&schema))
+}
+
+/// The schemas within a grammar in Lark, and the bytes of each.
+pub(super) fn within(lark: &str) -> impl Iterator<Item = (Value, usize)> {
+    lark.match_indices("%json").filter_map(|(at, mark)| {
+        let mut values = Deserializer::from_str(&lark[at + mark.len()..]).into_iter();
+        let schema = values.next()?.ok()?;
+        Some((schema, values.byte_offset()))
+    })
 }
 
 /// The bytes of a literal or an expression, quotes included.

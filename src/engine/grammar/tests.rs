@@ -216,7 +216,16 @@ fn what_is_too_much_is_refused() {
     let nested = |depth| (0..depth).fold(json!({"type": "null"}), |inner, _| json!({"items": inner}));
     fails(&Source::Schema(nested(100)), "", "nested deeper");
     assert!(grammars().compile(&Source::Schema(nested(50))).is_ok());
-    fails(&Source::Regex("a".repeat(MAX_GRAMMAR)), "", "bytes");
+    fails(&Source::Regex("a".repeat(MAX_GRAMMAR + 1)), "", "bytes");
+    // The schemas of a hundred tools are longer than any grammar by hand.
+    let tools = |bytes: usize| {
+        let schema = json!({"type": "object", "description": "x".repeat(bytes / 100)});
+        let calls: String = (0..100).map(|n| format!("c{n}: \"{n}\" %json {schema} \"}}\"\n")).collect();
+        let choice: Vec<String> = (0..100).map(|n| format!("c{n}")).collect();
+        Source::Lark(format!("start: {}\n{calls}", choice.join(" | ")))
+    };
+    assert!(grammars().compile(&tools(100_000)).is_ok());
+    fails(&tools(300_000), "", "bytes");
     let begun = Instant::now();
     for source in [
         Source::Regex("(".repeat(200_000)),
