@@ -2,6 +2,7 @@ mod properties;
 mod world;
 
 use super::*;
+use crate::placement::event::Hold;
 use crate::runtime::Rung;
 use world::*;
 
@@ -233,6 +234,40 @@ fn pinned_models_stay_and_others_are_told() {
         panic!("{:?}", world.answers)
     };
     assert!(refusal.to_string().contains("model-0 is to stay"), "{refusal}");
+}
+
+#[test]
+fn rooms_that_are_reserved_make_idle_models_go_and_their_ends_are_no_failures() {
+    let mut world = on_card(&[6, 6]);
+    world.models[1].hold = Hold::Reserved;
+    world.models[1].slots = 1;
+    for _ in 0..5 {
+        world.ask(0, 100);
+        world.pass(world.now + 5_000);
+        let room = world.ask(1, 100);
+        world.pass(world.now + 5_000);
+        assert_eq!(world.answers[&room].1, Answer::Served(World::name(1)));
+    }
+    assert!(world.tenants.is_empty(), "{:?}", world.tenants);
+    // While it is held, it is not for others to take.
+    world.ask(1, 30_000);
+    world.pass(world.now + 5_000);
+    let id = world.ask(0, 100);
+    assert!(matches!(&world.answers[&id].1, Answer::Refused(Refusal::Pinned { .. })), "{:?}", world.answers[&id]);
+}
+
+#[test]
+fn what_somebody_holds_already_is_held_whether_or_not_it_fits() {
+    let mut world = on_card(&[6, 6]);
+    world.models[1].hold = Hold::Held;
+    world.models[1].slots = 1;
+    world.ask(0, 100);
+    world.pass(2_000);
+    let room = world.ask(1, 30_000);
+    world.pass(world.now + 2_000);
+    assert_eq!(world.answers[&room].1, Answer::Served(World::name(1)));
+    let models: Vec<usize> = world.tenants.values().map(|tenant| tenant.model).collect();
+    assert_eq!(models, [1], "the idle one made room");
 }
 
 #[test]
