@@ -37,8 +37,8 @@ pub struct Entry {
     pub since: Duration,
     /// How it rests, or rested until it was told to rest more deeply or to stop.
     pub rested: Option<Rung>,
-    /// The rest that it goes to or comes from: on the way it may hold what it holds there besides.
-    pub between: Option<Rung>,
+    /// What it may hold on its way to a rest, or from one: as much as at either end.
+    pub between: Option<Claim>,
     /// Requests being answered.
     pub leases: usize,
     /// When its start began.
@@ -142,31 +142,34 @@ impl Entry {
 
     /// Goes to its rest. It must be idle, and what it takes more of host memory must be there.
     pub fn settle(&mut self, rung: Rung, now: Duration) {
-        self.between = Some(rung);
+        self.between = Some(self.both(rung));
         self.enter(State::Settling(rung), now);
     }
 
     /// Comes back from its rest.
     pub fn wake(&mut self, now: Duration) {
-        self.between = self.rested.take();
+        self.between = self.rested.take().map(|rung| self.both(rung));
         self.enter(State::Waking, now);
     }
 
+    fn both(&self, rung: Rung) -> Claim {
+        let mut both = self.grant().clone();
+        both.raise(self.residue(rung));
+        both
+    }
+
     /// What it may occupy in the state in which it is.
-    pub fn grant(&self) -> Cow<'_, Claim> {
-        let mut grant = Cow::Borrowed(match self.rested {
-            Some(rung) => self.residue(rung),
-            None => &self.variant().claim,
-        });
-        if let Some(rung) = self.between {
-            grant.to_mut().raise(self.residue(rung));
+    pub fn grant(&self) -> &Claim {
+        match (&self.between, self.rested) {
+            (Some(both), _) => both,
+            (None, Some(rung)) => self.residue(rung),
+            (None, None) => &self.variant().claim,
         }
-        grant
     }
 
     /// What it occupies, as far as that is known: its grant, and what it was seen to hold beyond.
     pub fn held(&self) -> Cow<'_, Claim> {
-        self.at_least_measured(self.grant())
+        self.at_least_measured(Cow::Borrowed(self.grant()))
     }
 
     fn at_least_measured<'a>(&self, mut held: Cow<'a, Claim>) -> Cow<'a, Claim> {
@@ -233,6 +236,11 @@ impl Ledger {
     /// What all instances hold.
     pub fn held(&self) -> Claim {
         sum(self.entries.values().map(Entry::held))
+    }
+
+    /// Bytes of host memory that all instances hold.
+    pub fn held_ram(&self) -> u64 {
+        self.entries.values().map(|entry| entry.held().ram).sum()
     }
 
     /// What all instances will hold once they have done what they were told.

@@ -312,7 +312,8 @@ impl Plan {
     /// Makes room: the idle rest or stop, the busy are closed. Says what does not serve any more.
     fn evict(&mut self, evict: &[(InstanceId, Way)], pass: &mut Pass, effects: &mut Vec<Effect>) -> Vec<Arc<Want>> {
         let mut displaced = Vec::new();
-        let mut held = self.ledger.held().ram;
+        let rests = evict.iter().any(|(_, way)| matches!(way, Way::Rest(_)));
+        let mut held = if rests { self.ledger.held_ram() } else { 0 };
         for (id, way) in evict {
             let Some(entry) = self.ledger.entries.get_mut(id) else { continue };
             if !entry.abandoned && !matches!(entry.state, State::Resting(_)) {

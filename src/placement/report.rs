@@ -73,7 +73,7 @@ fn tenant(known: &Instance, entry: &Entry, clock: &Clock) -> TenantStatus {
         },
         pinned: entry.want.pinned,
         predicted: variant.claim.clone(),
-        granted: entry.grant().into_owned(),
+        granted: entry.grant().clone(),
         measured_ram: known.measured_ram,
         measured_vram: entry.measured.clone(),
         who: known.who.clone(),

@@ -96,7 +96,7 @@ impl Plan {
         let resting = self.ledger.entries.values().filter(|entry| is_resting(entry)).map(|entry| entry.soon().ram);
         let mut for_rests = self.limits.parked_memory.saturating_sub(resting.sum());
         let mut soon = self.ledger.ram.saturating_sub(pass.soon.ram.max(self.ledger.soon().ram));
-        let mut spare = self.ledger.ram.saturating_sub(self.ledger.held().ram);
+        let mut spare = self.ledger.ram.saturating_sub(self.ledger.held_ram());
         for (id, entry) in self.ledger.entries.iter_mut().filter(|(_, entry)| entry.is_idle()) {
             let keeps = match entry.state {
                 // Whoever wanted the room went away before he had it.

@@ -108,7 +108,7 @@ impl Plan {
 
     /// The next rung for one that holds more than it may.
     fn step_down(&mut self, id: InstanceId, pass: &mut Pass, effects: &mut Vec<Effect>) {
-        let spare = self.ledger.ram.saturating_sub(self.ledger.held().ram);
+        let spare = self.ledger.ram.saturating_sub(self.ledger.held_ram());
         let Some(entry) = self.ledger.entries.get_mut(&id) else { return };
         let Some((measured, granted)) = beyond(entry, self.limits.tolerance) else { return };
         let next = entry.excess.as_ref().and_then(|excess| excess.step).map_or(0, |step| step.rung + 1);
