@@ -32,7 +32,7 @@ pub(super) struct Queries {
     position: usize,
 }
 
-/// The argument `Attention` of `attention.cuh`.
+/// The argument `Attention` of `queries.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Argument {

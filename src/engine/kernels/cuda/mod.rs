@@ -34,6 +34,7 @@ mod images;
 mod linear;
 mod matrix;
 pub mod need;
+mod plan;
 mod pool;
 mod sleep;
 mod state;

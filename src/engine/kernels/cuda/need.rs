@@ -2,7 +2,7 @@
 
 use super::buffer::Shape;
 use super::pool::Pool;
-use super::{attention, cache, graph, linear, matrix, state};
+use super::{attention, cache, graph, linear, matrix, plan, state};
 use crate::engine::blocks::BLOCK;
 use crate::engine::kernels::CacheShape;
 use crate::engine::quant::Format;
@@ -134,7 +134,7 @@ impl Needs {
             (logit_rows, strips(vocabulary), 1, width),
         ];
         let of_products = |(rows, units, each, columns): (usize, usize, usize, usize)| {
-            linear::partial_bytes(rows.min(linear::FEW), units, each, columns, tile, card.shared())
+            plan::partial_bytes(rows.min(linear::FEW), units, each, columns, tile, card.shared())
         };
         let (of_attention, arrived) = attention::partial_bytes(card.multiprocessors(), head);
         let many = [(queries, width), (keys, width), (width, queries), (hidden, width), (width, hidden)];
