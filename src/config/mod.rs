@@ -14,7 +14,7 @@ mod server;
 mod units;
 
 pub use docker::Docker;
-pub use engine::Engine;
+pub use engine::{Engine, EngineDevice};
 pub use gateway::Gateway;
 pub use gpu::{Gpu, ProbeKind};
 pub use load::Error;

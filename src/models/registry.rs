@@ -7,6 +7,7 @@ use super::spec::{AdapterSpec, DraftSpec, Memory, Wanted};
 use super::{Error, ModelSpec, NotFound, name, spec};
 use crate::config::{self, Config, Engine};
 use crate::db::{self, Db};
+use crate::engine::footprint::OnCard;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -400,6 +401,10 @@ fn spec_of(
         embeds: footprint.embeds,
         weights: footprint.weights,
         kv_per_token: footprint.kv_per_token,
+        on_card: match footprint.on_card {
+            OnCard::Yes(needs) => Some(needs),
+            OnCard::No(_) => None,
+        },
         workspace: footprint.workspace(context, engine.slots),
         adapters: fit,
         draft,

@@ -1,3 +1,4 @@
+use crate::engine::kernels::cuda::need::Needs;
 use crate::engine::kv_cache::Capacity;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -38,6 +39,9 @@ pub struct ModelSpec {
     pub weights: u64,
     /// Bytes that the keys and values of one token take.
     pub kv_per_token: u64,
+    /// What it needs of a card, where one can serve it.
+    #[serde(skip)]
+    pub on_card: Option<Needs>,
     /// Bytes that computing takes besides, with as many conversations of as many tokens as are configured; those of adapters
     /// are among them.
     pub workspace: u64,
@@ -140,6 +144,7 @@ impl ModelSpec {
             embeds: false,
             weights: 1,
             kv_per_token: 0,
+            on_card: None,
             workspace: 0,
             adapters: Vec::new(),
             draft: None,

@@ -48,6 +48,13 @@ pub enum Event {
         /// How, for people.
         reason: String,
     },
+    /// A tenant's card failed under it; its end follows.
+    CardFailed {
+        /// Which one.
+        instance: InstanceId,
+        /// How, for people.
+        reason: String,
+    },
     /// A model is to be unloaded once its leases have ended.
     Unload(ModelName),
     /// What there is, and what was seen to be occupied.

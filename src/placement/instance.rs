@@ -60,7 +60,12 @@ impl Life {
         };
         let mut running = match started {
             Ok(running) => running,
-            Err(error) => return self.tell(failed(error.to_string())),
+            Err(error) => {
+                if let StartError::CardFailed(reason) = &error {
+                    self.tell(Message::Event(Event::CardFailed { instance, reason: reason.clone() }));
+                }
+                return self.tell(failed(error.to_string()));
+            }
         };
         let endpoint = running.endpoint.clone();
         if endpoint.is_none() && self.tenant.spec().is_some() {
@@ -69,6 +74,9 @@ impl Life {
         }
         self.tell(Message::Loaded { instance, who: running.who.clone(), endpoint, exits: running.exits.clone() });
         let exit = self.serve(&mut running).await;
+        if exit.card_failed {
+            self.tell(Message::Event(Event::CardFailed { instance, reason: exit.reason.clone() }));
+        }
         self.tell(Message::Event(Event::Exited { instance, reason: exit.reason }));
     }
 
@@ -96,7 +104,7 @@ impl Life {
                 }
                 (Some(Err(reason)), _) => {
                     let exit = self.end(running).await;
-                    return Exit { reason: format!("{reason} ({})", exit.reason) };
+                    return Exit { reason: format!("{reason} ({})", exit.reason), ..exit };
                 }
             }
         }

@@ -116,7 +116,7 @@ mod tests {
         let on_card = |bytes| Claim { ram: 1, threads: 1, vram: BTreeMap::from([("GPU-1".to_string(), bytes)]) };
         fake.script("m", Script { claims: vec![on_card(5 << 30)], ..Script::default() });
         let tenant = Runtime::Fake(fake).tenant(Arc::new(ModelSpec::for_tests("m")));
-        let mut variants = tenant.variants(&["GPU-1"]);
+        let mut variants = tenant.variants(&[]);
 
         let mut learned = Learned::open(&db).await.unwrap();
         learned.holds(&tenant, &variants[0], 6 << 30);

@@ -38,6 +38,10 @@ pub struct CardUse {
     pub used: Option<u64>,
     /// Who uses them.
     pub holders: Vec<Holder>,
+    /// All bytes that it has.
+    pub memory: u64,
+    /// Its compute capability, where it tells.
+    pub capability: Option<(i32, i32)>,
 }
 
 /// A process that uses a card.
@@ -140,6 +144,8 @@ impl Observation {
                 budget: memory.total.saturating_sub(reserve),
                 used: Some(memory.used),
                 holders: card.processes.iter().map(Holder::of).collect(),
+                memory: memory.total,
+                capability: card.compute_capability.map(|found| (found.major as i32, found.minor as i32)),
             };
             Some((card.uuid.clone(), use_))
         };
@@ -150,7 +156,8 @@ impl Observation {
     /// A fixed amount of everything, of which nobody else uses anything.
     pub fn fixed(claim: &Claim) -> Self {
         let cards = claim.vram.iter();
-        let cards = cards.map(|(gpu, bytes)| (gpu.clone(), CardUse { budget: *bytes, ..CardUse::default() }));
+        let cards =
+            cards.map(|(gpu, bytes)| (gpu.clone(), CardUse { budget: *bytes, memory: *bytes, ..CardUse::default() }));
         Self { at: Instant::now(), ram: claim.ram, threads: claim.threads, cards: cards.collect() }
     }
 

@@ -149,6 +149,7 @@ impl Plan {
             Event::Failed { instance, reason } | Event::Exited { instance, reason } => {
                 self.ended(instance, &reason, now, &mut effects);
             }
+            Event::CardFailed { instance, reason } => self.card_failed(instance, &reason, now),
             Event::Unload(model) => self.unload(&model, now, &mut effects),
             Event::Observed(observed) => {
                 self.ledger.observe(&observed, self.limits.settles);

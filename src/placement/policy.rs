@@ -1,7 +1,7 @@
 use super::event::{Hold, Want};
 use super::learn::Learned;
 use crate::config::{self, Priority};
-use crate::runtime::Tenant;
+use crate::runtime::{Card, Tenant};
 use std::collections::BTreeMap;
 
 /// What the owner wants of each model.
@@ -23,7 +23,7 @@ impl Policy {
     }
 
     /// What `tenant` is to the planner on a machine with `cards`, as far as is `learned`.
-    pub(super) fn want(&self, tenant: &Tenant, cards: &[&str], learned: &Learned) -> Want {
+    pub(super) fn want(&self, tenant: &Tenant, cards: &[Card], learned: &Learned) -> Want {
         let mut variants = tenant.variants(cards);
         learned.correct(tenant, &mut variants);
         let cost = variants.first().and_then(|variant| learned.cost(tenant, variant));

@@ -5,14 +5,14 @@ use super::event::{Effect, Event, Hold, InstanceId, ModelName, RequestId, Want};
 use super::instance::{Life, Order};
 use super::learn::Learned;
 use super::ledger::State;
-use super::observe::Sight;
+use super::observe::{CardUse, Sight};
 use super::plan::{Limits, Plan};
 use super::policy::Policy;
 use super::report::{Clock, status};
 use super::{Lease, Refusal, Seat, Serving, Status, Swap, SwapKind, SwapTotal};
 use crate::egress;
 use crate::models::ModelSpec;
-use crate::runtime::{Attribution, Endpoint, Exit, ExitWatch, Grant, Reserved, Rung, Runtime, Tenant, Variant};
+use crate::runtime::{Attribution, Card, Endpoint, Exit, ExitWatch, Grant, Reserved, Rung, Runtime, Tenant, Variant};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -239,10 +239,16 @@ impl Task {
     }
 
     fn ask(&mut self, id: RequestId, tenant: Tenant, caller: Caller) {
-        let cards: Vec<&str> = self.plan.ledger().cards.keys().map(String::as_str).collect();
+        let seen = self.sight.latest();
+        let card = |uuid: &String| {
+            // What is missing now has no figures.
+            let CardUse { memory, capability, .. } = seen.cards.get(uuid).cloned().unwrap_or_default();
+            Card { uuid: uuid.clone(), memory, capability }
+        };
+        let cards: Vec<Card> = self.plan.ledger().cards.keys().map(card).collect();
         let want = Arc::new(self.policy.want(&tenant, &cards, &self.learned));
         if want.variants.is_empty() {
-            let cards = cards.into_iter().map(str::to_owned).collect();
+            let cards = cards.into_iter().map(|card| card.uuid).collect();
             return caller.refuse(Refusal::NoCard { name: tenant.name().into(), cards });
         }
         self.tenants.insert(want.model.clone(), tenant);
@@ -266,10 +272,11 @@ impl Task {
     /// sent there again.
     fn note_ends(&mut self) {
         let ended = |(&instance, known): (&InstanceId, &Instance)| {
-            let Exit { reason } = known.serving.as_ref()?.exits.ended()?;
-            Some(Event::Exited { instance, reason })
+            let Exit { reason, card_failed } = known.serving.as_ref()?.exits.ended()?;
+            let failed = card_failed.then(|| Event::CardFailed { instance, reason: reason.clone() });
+            Some(failed.into_iter().chain([Event::Exited { instance, reason }]))
         };
-        let ended: Vec<Event> = self.instances.iter().filter_map(ended).collect();
+        let ended: Vec<Event> = self.instances.iter().filter_map(ended).flatten().collect();
         ended.into_iter().for_each(|event| self.message(Message::Event(event)));
     }
 

@@ -12,7 +12,7 @@ mod variant;
 
 pub use claim::Claim;
 pub use reserved::Reserved;
-pub use variant::{Rest, Setting, Variant};
+pub use variant::{Card, Rest, Setting, Variant};
 
 use crate::config::Config;
 use crate::egress::Address;
@@ -90,13 +90,15 @@ impl Tenant {
         }
     }
 
-    /// The ways in which it can run on a machine with `cards` (UUIDs), the best first, each with what it will occupy,
+    /// The ways in which it can run on a machine with `cards`, the best first, each with what it will occupy,
     /// predicted before it starts. Of a model there is at least one.
-    pub fn variants(&self, cards: &[&str]) -> Vec<Variant> {
+    pub fn variants(&self, cards: &[Card]) -> Vec<Variant> {
         match self {
             Self::Native(worker) => worker.variants(cards),
             Self::Fake(double) => double.variants(),
-            Self::Reserved(reserved) => reserved.variants(cards),
+            Self::Reserved(reserved) => {
+                reserved.variants(&cards.iter().map(|card| card.uuid.as_str()).collect::<Vec<_>>())
+            }
         }
     }
 
@@ -163,6 +165,8 @@ pub struct Running {
 pub enum Control {
     /// Nothing.
     None,
+    /// A native worker on a card, by where it answers.
+    Worker(Address),
     /// A double's.
     Fake(Box<fake::Controls>),
 }
@@ -198,6 +202,7 @@ impl Running {
     pub async fn take(&self, rung: Rung) -> Result<(), String> {
         match &self.control {
             Control::None => Err("it cannot".into()),
+            Control::Worker(address) => native::take(address, rung).await,
             Control::Fake(controls) => controls.take(rung).await,
         }
     }
@@ -209,6 +214,7 @@ impl Running {
     pub async fn wake(&self) -> Result<(), String> {
         match &self.control {
             Control::None => Err("it does not rest".into()),
+            Control::Worker(address) => native::wake(address).await,
             Control::Fake(controls) => controls.wake().await,
         }
     }
@@ -229,10 +235,12 @@ pub enum Attribution {
 }
 
 /// How a tenant ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exit {
     /// For people: the exit status, and the last words on its stderr.
     pub reason: String,
+    /// Whether its card failed: another start there may end the same way.
+    pub card_failed: bool,
 }
 
 /// Tells when a tenant has ended. Clones see the same end.
@@ -258,7 +266,7 @@ impl ExitWatch {
             // Whoever watched the tenant is gone without a word; so is the tenant.
             Err(_) => None,
         }
-        .unwrap_or_else(|| Exit { reason: "it ended unseen".into() })
+        .unwrap_or_else(|| Exit { reason: "it ended unseen".into(), card_failed: false })
     }
 }
 
@@ -304,4 +312,7 @@ pub enum StartError {
     /// It failed by itself.
     #[error("{0}")]
     Failed(String),
+    /// Its card failed.
+    #[error("{0}")]
+    CardFailed(String),
 }

@@ -94,7 +94,7 @@ impl Reserved {
 
     /// It has gone.
     pub fn left(&self) {
-        self.link.exit.send_replace(Some(Exit { reason: "its container has ended".into() }));
+        self.link.exit.send_replace(Some(Exit { reason: "its container has ended".into(), card_failed: false }));
     }
 }
 

@@ -2,6 +2,17 @@ use super::{Claim, Rung};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// A card that tenants can run on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Card {
+    /// What it is known by.
+    pub uuid: String,
+    /// Bytes of memory; zero where that is not known now.
+    pub memory: u64,
+    /// Its compute capability, where that is known.
+    pub capability: Option<(i32, i32)>,
+}
+
 /// One way in which a tenant can run, and what that occupies. A tenant offers several, the best first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {

@@ -5,6 +5,7 @@
 
 mod adapters;
 mod bench;
+mod cards;
 mod daemon;
 mod embeddings;
 mod gateway;

@@ -74,6 +74,7 @@ pub fn spec(model: &str) -> Arc<ModelSpec> {
         embeds: false,
         weights: 1,
         kv_per_token: 0,
+        on_card: None,
         workspace: 0,
         adapters: Vec::new(),
         draft: None,

@@ -38,15 +38,27 @@ impl Plan {
         }
     }
 
+    /// What does not need the card that failed serves the model for a while.
+    pub(super) fn card_failed(&mut self, id: InstanceId, reason: &str, now: Duration) {
+        let Some(entry) = self.ledger.entries.get(&id) else { return };
+        if let Some(variant) = without_cards(&entry.want, entry.variant) {
+            let reason = format!("{}: {reason}", entry.variant().setting);
+            self.reduced.insert(entry.want.model.clone(), Reduced { variant, until: now + REDUCED_FOR, reason });
+        }
+    }
+
     /// Whether a start that failed is tried once more with a smaller variant.
     fn reduce(&mut self, entry: &Entry, reason: &str, now: Duration) -> bool {
         let model = &entry.want.model;
-        let known = self.reduced.get(model).is_some_and(|reduced| now < reduced.until);
-        if known || entry.variant + 1 >= entry.want.variants.len() || !self.queue.is_wanted(&entry.want) {
-            return false;
-        }
+        let known = self.reduced.get(model).filter(|reduced| now < reduced.until);
+        let next = match known {
+            Some(reduced) if reduced.variant > entry.variant => Some(reduced.variant),
+            Some(_) => None,
+            None => Some(entry.variant + 1).filter(|next| *next < entry.want.variants.len()),
+        };
+        let Some(variant) = next.filter(|_| self.queue.is_wanted(&entry.want)) else { return false };
         let reason = format!("{}: {reason}", entry.variant().setting);
-        let reduced = Reduced { variant: entry.variant + 1, until: now + REDUCED_FOR, reason };
+        let reduced = Reduced { variant, until: now + REDUCED_FOR, reason };
         self.reduced.insert(model.clone(), reduced);
         self.displaced.entry(model.clone()).or_default().extend(entry.displaced.iter().cloned());
         true
@@ -149,6 +161,11 @@ impl Plan {
             }
         }
     }
+}
+
+/// The best variant after this one that takes nothing of a card.
+fn without_cards(want: &Want, after: usize) -> Option<usize> {
+    (after + 1..want.variants.len()).find(|&at| want.variants[at].claim.on_cards() == 0)
 }
 
 fn is_resting(entry: &Entry) -> bool {

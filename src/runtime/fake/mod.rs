@@ -184,7 +184,7 @@ impl Double {
             };
             // Told after its memory is back, as a process's exit is.
             holds.end();
-            exit.send_replace(Some(Exit { reason }));
+            exit.send_replace(Some(Exit { reason, card_failed: false }));
         });
         let who = Attribution::Process(held.pid());
         let control =

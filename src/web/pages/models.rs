@@ -3,7 +3,7 @@
 use super::{Shell, Tab, done, fragment, html};
 use crate::app::App;
 use crate::models::{self, Broken, CatalogueEntry, Installed, ModelSpec, Phase, Progress};
-use crate::runtime::Claim;
+use crate::runtime::{Card, Claim};
 use crate::web::error::Error;
 use crate::web::live::{self, Push};
 use crate::web::session::{Htmx, Owner, Sent};
@@ -260,7 +260,8 @@ fn refused(error: models::Error) -> Error {
 /// What a model will occupy, the best way of running it that there is room for.
 fn need(app: &App, spec: &ModelSpec) -> Claim {
     let budget = app.placement.status().borrow().budget.clone();
-    let cards: Vec<&str> = budget.vram.keys().map(String::as_str).collect();
+    let card = |(uuid, memory): (&String, &u64)| Card { uuid: uuid.clone(), memory: *memory, capability: None };
+    let cards: Vec<Card> = budget.vram.iter().map(card).collect();
     let variants = app.runtime.tenant(spec.clone().into()).variants(&cards);
     let best = variants.iter().find(|variant| variant.claim.fits(&budget)).or(variants.last());
     best.map(|variant| variant.claim.clone()).unwrap_or_default()
@@ -302,6 +303,7 @@ mod tests {
             embeds: false,
             weights: 1,
             kv_per_token: 0,
+            on_card: None,
             workspace: 0,
             adapters: Vec::new(),
             draft: None,

@@ -64,9 +64,9 @@ pub struct Needs {
     /// Bytes of matrices and vectors, in the order in which the kernels read them.
     pub weights: u64,
     /// Bytes of the largest tile of a matrix.
-    pub(in crate::engine) tile: usize,
+    pub tile: usize,
     /// Bytes of a row of the table of embeddings, which stays with the host.
-    pub(in crate::engine) table_row: usize,
+    pub table_row: usize,
     /// Floats of a token between layers.
     pub width: usize,
     /// Floats of a token's queries.
