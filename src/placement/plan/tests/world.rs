@@ -177,6 +177,8 @@ pub struct World {
     foreign: u64,
     lingering: u64,
     card: bool,
+    /// Whether it was there when it was last looked for.
+    card_seen: bool,
     /// Of what was last seen: when, and what was not ours.
     seen: (u64, u64),
     given_back: Option<u64>,
@@ -203,6 +205,7 @@ impl World {
             foreign: 0,
             lingering: 0,
             card: true,
+            card_seen: true,
             seen: (0, 0),
             given_back: None,
             tenants: BTreeMap::new(),
@@ -302,6 +305,7 @@ impl World {
         }
         let foreign = self.foreign + self.lingering;
         self.seen = (self.now, foreign);
+        self.card_seen = self.card;
         let used = foreign + measured.values().sum::<u64>();
         let seen = Seen { budget: VRAM, used: Some(used), measured };
         let cards = if self.card { BTreeMap::from([(GPU.to_string(), seen)]) } else { BTreeMap::new() };
@@ -381,7 +385,8 @@ impl World {
 
     /// Whether a tenant may be disturbed although it answers, or is to stay.
     fn may_go(&self, tenant: &Tenant) -> bool {
-        let lost = !self.card && tenant.variant.claim.on(GPU) > 0;
+        // It may be back, unseen.
+        let lost = !(self.card && self.card_seen) && tenant.variant.claim.on(GPU) > 0;
         // Nobody sits there yet.
         let empty = self.models[tenant.model].hold != Hold::Leased && tenant.leases == 0;
         self.closing || lost || empty || tenant.seen > tenant.grant().on(GPU) || self.models[tenant.model].deaf
