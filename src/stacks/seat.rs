@@ -2,6 +2,7 @@
 //! stopped when placement says so: it took more than it may, or its card is lost.
 
 use super::error::Error;
+use super::spec::ServiceSpec;
 use super::station::Work;
 use super::wanted::Wanted;
 use super::{Stacks, apply};
@@ -9,6 +10,7 @@ use crate::docker::{self, Cards, Container, GpuSpec, Phase};
 use crate::placement::{Refusal, Seat, Status};
 use crate::runtime::Reserved;
 use jiff::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +28,13 @@ pub(super) struct Sitter {
     pub grace: Duration,
     /// Cancelled when it will not start after all.
     pub left: CancellationToken,
+}
+
+impl Sitter {
+    fn new(stack: &str, service: &str, container: &str, last_start: Option<Timestamp>, grace: Duration) -> Self {
+        let (stack, service, container) = (stack.to_owned(), service.to_owned(), container.to_owned());
+        Self { stack, service, container, last_start, grace, left: CancellationToken::new() }
+    }
 }
 
 /// What the ledger calls a service. No model's name has a space.
@@ -65,14 +74,7 @@ impl Stacks {
             let runs = matches!(container.phase, Phase::Running | Phase::Paused | Phase::Restarting);
             let label = |name| container.labels.get(name).cloned().unwrap_or_default();
             let Ok(vram) = label(docker::VRAM).parse::<u64>() else { continue };
-            let sitter = Sitter {
-                stack: container.stack.clone(),
-                service: container.service.clone(),
-                container: container.id.clone(),
-                last_start: None,
-                grace: GRACE,
-                left: CancellationToken::new(),
-            };
+            let sitter = Sitter::new(&container.stack, &container.service, &container.id, None, GRACE);
             let mut seated = self.seated();
             if !runs || seated.contains_key(&container.id) {
                 continue;
@@ -152,7 +154,7 @@ impl Stacks {
     async fn tell(&self, sitter: &Sitter, cards: Vec<String>) {
         let name = name(&sitter.stack, &sitter.service);
         let mut status = self.0.placement.status();
-        let left = |status: &std::sync::Arc<Status>| status.tenants.iter().all(|tenant| tenant.model != name);
+        let left = |status: &Arc<Status>| status.tenants.iter().all(|tenant| tenant.model != name);
         let Ok(seen) = status.wait_for(left).await.map(|status| status.clone()) else { return };
         let record = seen.enforced.iter().find(|record| record.model == name);
         let cause = record.map_or("placement asked for its room", |record| &record.cause);
@@ -175,7 +177,7 @@ impl Stacks {
 
     /// Returns once all of these cards are there.
     async fn until_seen(&self, cards: &[String]) {
-        let seen = |status: &std::sync::Arc<Status>| cards.iter().all(|card| status.budget.vram.contains_key(card));
+        let seen = |status: &Arc<Status>| cards.iter().all(|card| status.budget.vram.contains_key(card));
         // Its sender lives as long as the daemon does anything.
         let _ = self.0.placement.status().wait_for(seen).await;
     }
@@ -213,7 +215,7 @@ impl Stacks {
 pub(super) async fn run(
     stacks: &Stacks,
     stack: &str,
-    service: &super::spec::ServiceSpec,
+    service: &ServiceSpec,
     gpu: &GpuSpec,
     cancel: &CancellationToken,
 ) -> Result<String, Error> {
@@ -222,14 +224,7 @@ pub(super) async fn run(
         () = cancel.cancelled() => return Err(Error::Superseded),
     };
     let id = apply::create(&stacks.0.docker, stack, service, seat.cards()).await?;
-    let sitter = Sitter {
-        stack: stack.to_owned(),
-        service: service.name.clone(),
-        container: id.clone(),
-        last_start: None,
-        grace: service.container.stop_grace,
-        left: CancellationToken::new(),
-    };
+    let sitter = Sitter::new(stack, &service.name, &id, None, service.container.stop_grace);
     stacks.sit(seat, sitter);
     match apply::start(&stacks.0.docker, stack, service, &id).await {
         Ok(()) => Ok(id),
@@ -244,7 +239,7 @@ pub(super) async fn run(
 pub(super) async fn start(
     stacks: &Stacks,
     container: &Container,
-    service: &super::spec::ServiceSpec,
+    service: &ServiceSpec,
     gpu: &GpuSpec,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -255,14 +250,8 @@ pub(super) async fn start(
         seat = stacks.seat(&container.stack, &service.name, &gpu) => seat?,
         () = cancel.cancelled() => return Err(Error::Superseded),
     };
-    let sitter = Sitter {
-        stack: container.stack.clone(),
-        service: service.name.clone(),
-        container: container.id.clone(),
-        last_start: container.started_at,
-        grace: service.container.stop_grace,
-        left: CancellationToken::new(),
-    };
+    let Container { stack, id, started_at, .. } = container;
+    let sitter = Sitter::new(stack, &service.name, id, *started_at, service.container.stop_grace);
     stacks.sit(seat, sitter);
     let started = stacks.0.docker.start_container(&container.id).await;
     if started.is_err() {
