@@ -41,6 +41,7 @@ fn want(model: u64) -> Arc<Want> {
         weight: 4,
         pinned: false,
         keep_alive: None,
+        elastic: false,
         embeds: false,
         hold: Default::default(),
         cost: Duration::from_secs(1),

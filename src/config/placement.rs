@@ -22,6 +22,8 @@ pub struct Placement {
     pub parked_memory: Bytes,
     /// What a tenant may hold of a card beyond its grant before it is made to give it back.
     pub tolerance: Bytes,
+    /// What is expected of a container with a card whose file does not say what it takes, until it was seen.
+    pub undeclared: Bytes,
     /// For how long it may hold more.
     pub grace: Seconds,
     /// How long a tenant has to do what it was told.
@@ -68,6 +70,7 @@ impl Default for Placement {
             park_for: Seconds(3600),
             parked_memory: Bytes(4 << 30),
             tolerance: Bytes(64 << 20),
+            undeclared: Bytes(1 << 30),
             grace: Seconds(5),
             confirm: Seconds(10),
             models: BTreeMap::new(),

@@ -36,6 +36,18 @@ impl Docker {
     }
 }
 
+impl Docker {
+    /// The identifier of an image that is here: the digest of all that it is.
+    ///
+    /// # Errors
+    /// When no engine answers, or the image is not here.
+    pub async fn image_id(&self, image: &str) -> Result<String, Error> {
+        let found = self.client()?.inspect_image(image).await;
+        let found = found.map_err(Error::of(format!("look for the image {image}")))?;
+        Ok(found.id.unwrap_or_default())
+    }
+}
+
 /// An image's name with its tag: without one, the engine would pull all there are.
 fn tagged(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);

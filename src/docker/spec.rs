@@ -79,8 +79,8 @@ pub struct GpuSpec {
     pub cards: Cards,
     /// What of the driver it uses, such as `compute` and `utility`.
     pub capabilities: Vec<String>,
-    /// Bytes of each card that it may take.
-    pub vram: u64,
+    /// Bytes of each card that it may take; none where its file does not say.
+    pub vram: Option<u64>,
 }
 
 /// Which cards a container sees.
@@ -194,7 +194,9 @@ impl Docker {
         labels.insert(PORTS.into(), Publish::label(&spec.ports));
         if let Some(gpu) = &spec.gpu {
             labels.insert(super::CARDS.into(), cards.join(","));
-            labels.insert(super::VRAM.into(), gpu.vram.to_string());
+            if let Some(vram) = gpu.vram {
+                labels.insert(super::VRAM.into(), vram.to_string());
+            }
         }
         let options = CreateContainerOptionsBuilder::new().name(name).build();
         let made = client

@@ -108,6 +108,8 @@ pub struct Want {
     pub hold: Hold,
     /// How long it stays when nobody asks for it, if not as long as usual.
     pub keep_alive: Option<Duration>,
+    /// Nobody says how much it may hold: what it is seen to hold is its to hold.
+    pub elastic: bool,
     /// It makes vectors, and no answers.
     pub embeds: bool,
     /// How long a start takes, guessed; what was measured counts more.

@@ -38,9 +38,9 @@ impl Learned {
     /// The larger of what was predicted and what was seen, for each variant.
     pub(super) fn correct(&self, tenant: &Tenant, variants: &mut [Variant]) {
         for variant in variants {
-            let Some(seen) = self.known.get(&key(tenant, variant)) else { continue };
-            // The variants of today run on one card each.
-            if let Some(predicted) = variant.claim.vram.values_mut().next() {
+            let Some(seen) = key(tenant, variant).and_then(|key| self.known.get(&key)) else { continue };
+            // What was seen is the most of any one card.
+            for predicted in variant.claim.vram.values_mut() {
                 *predicted = (*predicted).max(seen.vram);
             }
         }
@@ -48,7 +48,7 @@ impl Learned {
 
     /// How long a start took the last time.
     pub(super) fn cost(&self, tenant: &Tenant, variant: &Variant) -> Option<Duration> {
-        let seen = self.known.get(&key(tenant, variant))?;
+        let seen = self.known.get(&key(tenant, variant)?)?;
         (seen.load_ms > 0).then(|| Duration::from_millis(seen.load_ms))
     }
 
@@ -70,11 +70,7 @@ impl Learned {
     }
 
     fn update(&mut self, tenant: &Tenant, variant: &Variant, update: impl FnOnce(&mut Footprint) -> bool) {
-        // What is reserved says itself how much it may take.
-        if tenant.spec().is_none() {
-            return;
-        }
-        let key = key(tenant, variant);
+        let Some(key) = key(tenant, variant) else { return };
         let seen = self.known.entry(key.clone()).or_default();
         if update(seen)
             && let Some(save) = &self.save
@@ -85,18 +81,22 @@ impl Learned {
     }
 }
 
-/// What ran: another file, setting or version of ours may hold another amount.
-fn key(tenant: &Tenant, variant: &Variant) -> String {
+/// What ran: another file, setting or version of ours may hold another amount. None where its owner says what it may take.
+fn key(tenant: &Tenant, variant: &Variant) -> Option<String> {
     let setting = &variant.setting;
-    format!(
-        "{} {} {} x{} {} {}",
-        tenant.version(),
+    let digest = tenant.digest()?;
+    // One image can be several services, which do different things.
+    if tenant.spec().is_none() {
+        return Some(format!("{digest} {}", tenant.name()));
+    }
+    Some(format!(
+        "{digest} {} {} x{} {} {}",
         tenant.runtime(setting),
         setting.context,
         variant.slots,
         setting.kv.as_deref().unwrap_or("-"),
         env!("CARGO_PKG_VERSION")
-    )
+    ))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::event::{Hold, Want};
 use super::learn::Learned;
 use crate::config::{self, Priority};
-use crate::runtime::{Card, Tenant};
+use crate::runtime::{Card, Reserved, Room, Tenant};
 use std::collections::BTreeMap;
 
 /// What the owner wants of each model.
@@ -47,6 +47,7 @@ impl Policy {
             pinned: policy.pinned || hold != Hold::Leased,
             hold,
             keep_alive: policy.keep_alive.map(config::Seconds::duration),
+            elastic: matches!(tenant, Tenant::Reserved(Reserved { room: Room::Unsaid { .. }, .. })),
             embeds: tenant.spec().is_some_and(|spec| spec.embeds),
             cost: cost.unwrap_or_else(|| tenant.cost()),
         }

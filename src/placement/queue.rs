@@ -111,6 +111,7 @@ mod tests {
             weight: 1,
             pinned: false,
             keep_alive: None,
+            elastic: false,
             embeds: false,
             hold: Default::default(),
             cost: Duration::ZERO,

@@ -11,7 +11,7 @@ mod reserved;
 mod variant;
 
 pub use claim::Claim;
-pub use reserved::Reserved;
+pub use reserved::{Reserved, Room};
 pub use variant::{Card, Rest, Setting, Variant};
 
 use crate::config::Config;
@@ -79,6 +79,15 @@ impl Tenant {
     /// Changes when something else goes by the same name.
     pub fn version(&self) -> &str {
         self.spec().map_or("", |spec| &spec.sha256)
+    }
+
+    /// By what its footprint is remembered: what runs. None where its owner says how much it may take.
+    pub fn digest(&self) -> Option<&str> {
+        match self {
+            Self::Reserved(Reserved { room: Room::Said(_), .. }) => None,
+            Self::Reserved(Reserved { room: Room::Unsaid { image, .. }, .. }) => Some(image),
+            _ => self.spec().map(|spec| &*spec.sha256),
+        }
     }
 
     /// The kind of runtime, as responses disclose it, where it runs as `setting` says.

@@ -18,11 +18,34 @@ pub struct Reserved {
     pub name: String,
     /// On which cards.
     pub cards: Cards,
-    /// Bytes of each of them.
-    pub vram: u64,
+    /// How much of each of them.
+    pub room: Room,
     /// The container, where it runs already: then it holds what it holds, and room is made around it.
     pub running: Option<String>,
     link: Arc<Link>,
+}
+
+/// How much somebody wants of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Room {
+    /// So many bytes, and no more.
+    Said(u64),
+    /// Nobody says. What it was seen to take before is expected, `guess` bytes at first; what it takes more is not held
+    /// against it.
+    Unsaid {
+        /// Bytes that are expected of what was never seen.
+        guess: u64,
+        /// What runs there: a digest.
+        image: String,
+    },
+}
+
+impl Room {
+    fn expected(&self) -> u64 {
+        match self {
+            Self::Said(bytes) | Self::Unsaid { guess: bytes, .. } => *bytes,
+        }
+    }
 }
 
 /// What the two sides share: he who sits there is asked to go, and tells when he has gone.
@@ -35,17 +58,17 @@ struct Link {
 }
 
 impl Reserved {
-    /// Room of `vram` bytes for `name`, on each of the `cards`.
-    pub fn new(name: String, cards: Cards, vram: u64, running: Option<String>) -> Self {
+    /// `room` for `name`, on each of the `cards`.
+    pub fn new(name: String, cards: Cards, room: Room, running: Option<String>) -> Self {
         let (exit, exits) = ExitWatch::channel();
         let link = Link { asked: CancellationToken::new(), killed: CancellationToken::new(), exit, exits };
-        Self { name, cards, vram, running, link: Arc::new(link) }
+        Self { name, cards, room, running, link: Arc::new(link) }
     }
 
     /// Where the room could be, on a machine with `cards`; nowhere if it has not those that are wanted.
     pub fn variants(&self, cards: &[&str]) -> Vec<Variant> {
         let claim = |on: &[&str]| Claim {
-            vram: on.iter().map(|gpu| ((*gpu).to_string(), self.vram)).collect(),
+            vram: on.iter().map(|gpu| ((*gpu).to_string(), self.room.expected())).collect(),
             ..Claim::default()
         };
         let variant = |on: &[&str]| Variant {
@@ -105,7 +128,7 @@ mod tests {
     #[test]
     fn room_is_looked_for_on_the_cards_that_are_wanted() {
         let check = |wanted: Cards, cards: &[&str], expected: &[&[&str]]| {
-            let reserved = Reserved::new("a/b".into(), wanted, 5, None);
+            let reserved = Reserved::new("a/b".into(), wanted, Room::Said(5), None);
             let variants = reserved.variants(cards);
             let on: Vec<Vec<&str>> =
                 variants.iter().map(|variant| variant.claim.vram.keys().map(String::as_str).collect()).collect();

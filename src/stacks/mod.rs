@@ -51,6 +51,8 @@ struct Inner {
     placement: Placement,
     /// Containers that take room on cards, by identifier.
     seated: Mutex<BTreeMap<String, Sitter>>,
+    /// Bytes that are expected of a container with a card whose file says nothing.
+    undeclared: u64,
     changes: watch::Sender<u64>,
     shutdown: CancellationToken,
 }
@@ -86,6 +88,7 @@ impl Stacks {
             ports,
             placement,
             seated: Mutex::default(),
+            undeclared: config.placement.undeclared.0,
             changes: watch::Sender::new(0),
             shutdown,
         }));

@@ -8,7 +8,7 @@ use super::wanted::Wanted;
 use super::{Stacks, apply};
 use crate::docker::{self, Cards, Container, GpuSpec, Phase};
 use crate::placement::{Refusal, Seat, Status};
-use crate::runtime::Reserved;
+use crate::runtime::{Reserved, Room};
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,9 +50,19 @@ impl From<Refusal> for Error {
 
 impl Stacks {
     /// Room for a service's container, once there is some.
-    pub(super) async fn seat(&self, stack: &str, service: &str, gpu: &GpuSpec) -> Result<Seat, Error> {
-        let reserved = Reserved::new(name(stack, service), gpu.cards.clone(), gpu.vram, None);
+    pub(super) async fn seat(&self, stack: &str, service: &ServiceSpec, gpu: &GpuSpec) -> Result<Seat, Error> {
+        let (service, image) = (&service.name, &service.container.image);
+        let room = self.room(gpu.vram, image).await?;
+        let reserved = Reserved::new(name(stack, service), gpu.cards.clone(), room, None);
         Ok(self.0.placement.reserve(reserved).await?)
+    }
+
+    /// What a container of `image` may take, or is expected to.
+    async fn room(&self, vram: Option<u64>, image: &str) -> Result<Room, docker::Error> {
+        Ok(match vram {
+            Some(bytes) => Room::Said(bytes),
+            None => Room::Unsaid { guess: self.0.undeclared, image: self.0.docker.image_id(image).await? },
+        })
     }
 
     /// The container will take the room, until it ends.
@@ -72,25 +82,26 @@ impl Stacks {
     pub(super) fn adopt(&self) {
         for container in self.0.docker.containers().borrow().iter() {
             let runs = matches!(container.phase, Phase::Running | Phase::Paused | Phase::Restarting);
-            let label = |name| container.labels.get(name).cloned().unwrap_or_default();
-            let Ok(vram) = label(docker::VRAM).parse::<u64>() else { continue };
+            let Some(cards) = container.labels.get(docker::CARDS) else { continue };
+            let vram = container.labels.get(docker::VRAM).and_then(|bytes| bytes.parse().ok());
             let sitter = Sitter::new(&container.stack, &container.service, &container.id, None, GRACE);
             let mut seated = self.seated();
             if !runs || seated.contains_key(&container.id) {
                 continue;
             }
             seated.insert(container.id.clone(), sitter.clone());
-            let cards: Vec<String> = label(docker::CARDS).split(',').map(str::to_owned).collect();
-            tokio::spawn(self.clone().adopt_one(sitter, cards, vram));
+            let cards: Vec<String> = cards.split(',').map(str::to_owned).collect();
+            tokio::spawn(self.clone().adopt_one(sitter, cards, vram, container.image.clone()));
         }
     }
 
-    async fn adopt_one(self, sitter: Sitter, cards: Vec<String>, vram: u64) {
+    async fn adopt_one(self, sitter: Sitter, cards: Vec<String>, vram: Option<u64>, image: String) {
         let name = name(&sitter.stack, &sitter.service);
         let taken = async {
             self.until_seen(&cards).await;
-            let reserved = Reserved::new(name, Cards::These(cards.clone()), vram, Some(sitter.container.clone()));
-            self.0.placement.reserve(reserved).await
+            let room = self.room(vram, &image).await?;
+            let reserved = Reserved::new(name, Cards::These(cards.clone()), room, Some(sitter.container.clone()));
+            Ok::<_, Error>(self.0.placement.reserve(reserved).await?)
         };
         let taken = tokio::select! {
             taken = taken => taken,
@@ -99,8 +110,8 @@ impl Stacks {
         };
         match taken {
             Ok(seat) => self.mind(seat, sitter).await,
-            Err(refusal) => {
-                tracing::warn!(stack = sitter.stack, service = sitter.service, %refusal, "its memory is not accounted for");
+            Err(error) => {
+                tracing::warn!(stack = sitter.stack, service = sitter.service, %error, "its memory is not accounted for");
                 self.seated().remove(&sitter.container);
             }
         }
@@ -220,7 +231,7 @@ pub(super) async fn run(
     cancel: &CancellationToken,
 ) -> Result<String, Error> {
     let seat = tokio::select! {
-        seat = stacks.seat(stack, &service.name, gpu) => seat?,
+        seat = stacks.seat(stack, service, gpu) => seat?,
         () = cancel.cancelled() => return Err(Error::Superseded),
     };
     let id = apply::create(&stacks.0.docker, stack, service, seat.cards()).await?;
@@ -247,7 +258,7 @@ pub(super) async fn start(
     let cards = container.labels.get(docker::CARDS).map(|cards| cards.split(',').map(str::to_owned).collect());
     let gpu = GpuSpec { cards: cards.map_or(gpu.cards.clone(), Cards::These), ..gpu.clone() };
     let seat = tokio::select! {
-        seat = stacks.seat(&container.stack, &service.name, &gpu) => seat?,
+        seat = stacks.seat(&container.stack, service, &gpu) => seat?,
         () = cancel.cancelled() => return Err(Error::Superseded),
     };
     let Container { stack, id, started_at, .. } = container;

@@ -171,7 +171,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// The cards that it sees, and what it may take of them. That must be said: nobody else knows it.
+    /// The cards that it sees, and what it may take of them.
     fn gpu(&self, service: &str, written: &Service, line: u64) -> Result<Option<GpuSpec>, Error> {
         let reserved = written.deploy.resources.reservations.devices.as_ref();
         let asked = written.gpus.as_ref().map(|gpus| (&gpus.value.0, gpus.referenced.line()));
@@ -203,11 +203,8 @@ impl Resolver<'_> {
                 return refuse("asks for several cards by their number; name them with `device_ids`, or ask for `all`");
             }
         };
-        let Some(vram) = written.sovereign.vram else {
-            return refuse("uses a card; say how much of its memory it may take: `x-sovereign: {vram: 3g}`");
-        };
         let capabilities = capabilities.into_iter().filter(|capability| capability != "gpu").collect();
-        Ok(Some(GpuSpec { cards, capabilities, vram: vram.0 }))
+        Ok(Some(GpuSpec { cards, capabilities, vram: written.sovereign.vram.map(|vram| vram.0) }))
     }
 
     /// A name without a value takes it from the variables, and is left out where there is none.

@@ -162,6 +162,9 @@ impl Plan {
 
 /// What an instance was seen to hold of a card and what it may hold, where that is too much.
 fn beyond(entry: &Entry, tolerance: u64) -> Option<(u64, u64)> {
+    if entry.want.elastic {
+        return None;
+    }
     let grant = entry.grant();
     entry
         .measured

@@ -271,6 +271,28 @@ fn what_somebody_holds_already_is_held_whether_or_not_it_fits() {
 }
 
 #[test]
+fn who_does_not_say_how_much_may_grow_and_the_idle_make_room() {
+    let mut world = on_card(&[6, 2]);
+    world.models[1].hold = Hold::Reserved;
+    world.models[1].elastic = true;
+    world.models[1].slots = 1;
+    world.ask(0, 100);
+    world.pass(2_000);
+    let room = world.ask(1, 60_000);
+    world.pass(world.now + 2_000);
+    assert_eq!(world.answers[&room].1, Answer::Served(World::name(1)));
+    assert_eq!(world.tenants.len(), 2, "both fit as long as it takes what was expected");
+    world.act(Act::Grow(1, 5));
+    world.pass(world.now + 20_000);
+    let models: Vec<usize> = world.tenants.values().map(|tenant| tenant.model).collect();
+    assert_eq!(models, [1], "the idle one made room");
+    // What it is seen to hold is held: nothing is promised of it to others.
+    let id = world.ask(0, 100);
+    world.pass(world.now + 1_000);
+    assert!(matches!(&world.answers[&id].1, Answer::Refused(Refusal::Pinned { .. })), "{:?}", world.answers[&id]);
+}
+
+#[test]
 fn vectors_never_cost_an_answer_its_model() {
     let mut world = world(&[8, 4]);
     world.models[1].embeds = true;

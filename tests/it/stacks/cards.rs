@@ -150,6 +150,41 @@ async fn a_container_with_a_card_has_its_room_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_that_does_not_say_what_it_takes_that_is_learned() {
+    let engine = Engine::start();
+    let folder = tempfile::tempdir().unwrap();
+    let driver = Arc::new(Driver::new(vec![Card::new(GPU, 8 * GIB)]));
+    let file = json!({"services": {"web": {"image": IMAGE, "command": "wait", "tmpfs": "/run", "gpus": "all"}}});
+    write(folder.path(), "draw", &file);
+    let (app, _) = daemon(folder.path(), &engine, &driver).await;
+    status(&app, "the card", |status| status.budget.vram.contains_key(GPU)).await;
+
+    app.stacks.up("draw").await.unwrap().await.unwrap();
+    let held = status(&app, "its room", |status| tenant(status, SERVICE).is_some()).await;
+    assert_eq!(tenant(&held, SERVICE).unwrap().granted.on(GPU), GIB, "what nobody knows is guessed");
+    let pid = engine.pid(&container(&app, "web"));
+    assert!(driver.hold(GPU, pid, 3 * GIB));
+    let is_seen = |status: &placement::Status| {
+        tenant(status, SERVICE).is_some_and(|tenant| tenant.measured_vram.get(GPU) == Some(&(3 * GIB)))
+    };
+    let seen = status(&app, "what it holds", is_seen).await;
+    assert!(seen.enforced.is_empty(), "{:?}", seen.enforced);
+    app.stacks.down("draw").await.unwrap().await.unwrap();
+    driver.hold(GPU, pid, 0);
+
+    app.stacks.up("draw").await.unwrap().await.unwrap();
+    let held = status(&app, "its room", |status| tenant(status, SERVICE).is_some()).await;
+    assert_eq!(tenant(&held, SERVICE).unwrap().granted.on(GPU), 3 * GIB, "the most that it was seen to hold");
+    // The next daemon knows it too, the one that runs and what it takes.
+    app.close().await;
+    let (app, _) = daemon(folder.path(), &engine, &driver).await;
+    let known = status(&app, "it to be known", |status| tenant(status, SERVICE).is_some()).await;
+    assert_eq!(tenant(&known, SERVICE).unwrap().granted.on(GPU), 3 * GIB);
+    app.stacks.down("draw").await.unwrap().await.unwrap();
+    app.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_card_it_is_told_so() {
     let engine = Engine::start();
     let folder = tempfile::tempdir().unwrap();

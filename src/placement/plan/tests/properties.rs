@@ -22,8 +22,8 @@ fn model() -> impl Strategy<Value = Model> {
     let rare = || prop::bool::weighted(0.1);
     let fails = prop_oneof![8 => Just(0), 1 => 1..=3_usize];
     let hold = prop_oneof![8 => Just(Hold::Leased), 1 => Just(Hold::Reserved), 1 => Just(Hold::Held)];
-    (claims, 1..=3_usize, times, any::<bool>(), fails, (rare(), rare(), rare()), hold).prop_map(
-        |(claims, slots, (load, stop, lingers), rests, fails, (deaf, pinned, embeds), hold)| Model {
+    (claims, 1..=3_usize, times, any::<bool>(), fails, (rare(), rare(), rare(), rare()), hold).prop_map(
+        |(claims, slots, (load, stop, lingers), rests, fails, (deaf, pinned, embeds, elastic), hold)| Model {
             claims,
             slots: if hold == Hold::Leased { slots } else { 1 },
             load,
@@ -34,6 +34,7 @@ fn model() -> impl Strategy<Value = Model> {
             fails: if hold == Hold::Leased { fails } else { 0 },
             deaf,
             pinned,
+            elastic,
             embeds,
             hold,
         },

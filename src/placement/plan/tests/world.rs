@@ -42,6 +42,8 @@ pub struct Model {
     pub deaf: bool,
     pub pinned: bool,
     pub embeds: bool,
+    /// Nobody says how much it may hold.
+    pub elastic: bool,
     /// It serves nothing: it is room that somebody takes, one at a time.
     pub hold: Hold,
 }
@@ -58,6 +60,7 @@ impl Model {
             fails: 0,
             deaf: false,
             pinned: false,
+            elastic: false,
             embeds: false,
             hold: Hold::Leased,
         }
@@ -83,6 +86,7 @@ impl Model {
             weight: 4,
             pinned: self.pinned || self.hold != Hold::Leased,
             keep_alive: None,
+            elastic: self.elastic,
             embeds: self.embeds,
             hold: self.hold,
             cost: Duration::from_millis(500),
