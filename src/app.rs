@@ -189,7 +189,7 @@ mod tests {
             started_at: None,
             config: String::new(),
             ports: Vec::new(),
-            address: None,
+            addresses: Vec::new(),
             labels: BTreeMap::new(),
         }
     }

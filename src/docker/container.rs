@@ -29,8 +29,8 @@ pub struct Container {
     pub config: String,
     /// The ports that the daemon forwards to it.
     pub ports: Vec<Publish>,
-    /// Its address on a network of its stack, while it runs.
-    pub address: Option<IpAddr>,
+    /// Its addresses on the networks of its stack, while it runs.
+    pub addresses: Vec<IpAddr>,
     /// All of its labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -153,10 +153,8 @@ impl Container {
             state.started_at.and_then(|at| at.parse().ok()).filter(|at: &Timestamp| *at > Timestamp::UNIX_EPOCH);
         let networks = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let networks: BTreeMap<_, _> = networks.into_iter().collect();
-        let address = networks.values().find_map(|endpoint| {
-            let told = [&endpoint.ip_address, &endpoint.global_ipv6_address];
-            told.into_iter().flatten().find_map(|address| address.parse().ok())
-        });
+        let told = networks.values().flat_map(|endpoint| [&endpoint.ip_address, &endpoint.global_ipv6_address]);
+        let addresses = told.flatten().filter_map(|address| address.parse().ok()).collect();
         let label = |name| labels.get(name).cloned().unwrap_or_default();
         Some(Self {
             id: inspected.id?,
@@ -169,7 +167,7 @@ impl Container {
             started_at,
             config: label(CONFIG),
             ports: Publish::read_label(&label(PORTS)),
-            address,
+            addresses,
             labels,
         })
     }

@@ -19,7 +19,7 @@ pub use error::Error;
 pub use exec::Ran;
 pub use logs::{Line, Logs};
 pub use port::Publish;
-pub use spec::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, Restart, Ulimit};
+pub use spec::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, REVISION, Restart, Ulimit};
 
 use crate::config;
 use std::sync::Arc;

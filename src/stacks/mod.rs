@@ -10,6 +10,7 @@ mod canary;
 pub mod compose;
 mod error;
 mod forward;
+mod listeners;
 pub mod plan;
 mod seat;
 mod shelf;
@@ -47,7 +48,7 @@ struct Inner {
     stations: Mutex<BTreeMap<String, Station>>,
     /// Held while a wish is written and its operation put into the line, so that both are of one order.
     wishing: tokio::sync::Mutex<()>,
-    ports: watch::Receiver<forward::Problems>,
+    ports: watch::Receiver<listeners::Board>,
     placement: Placement,
     /// Containers that take room on cards, by identifier.
     seated: Mutex<BTreeMap<String, Sitter>>,
@@ -104,7 +105,7 @@ impl Stacks {
         let mut shelf = self.shelf().await;
         let containers = self.0.docker.containers().borrow().clone();
         let absent = self.0.docker.state().borrow().absent().is_some();
-        let ports = self.0.ports.borrow().clone();
+        let ports = self.0.ports.borrow().problems.clone();
         let stations = self.stations();
         let mut names: Vec<String> = shelf.keys().cloned().collect();
         names.extend(containers.iter().map(|container| container.stack.clone()));

@@ -5,7 +5,7 @@ use super::compose::{
     self, Compose, Condition, Count, DeviceKeys, Error, HealthcheckKeys, NetworkKeys, SecurityOption, Service,
     ServiceNetworks, VolumeKey, VolumeSource,
 };
-use crate::docker::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource};
+use crate::docker::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, REVISION};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -316,7 +316,7 @@ fn security(written: &[SecurityOption]) -> Vec<String> {
 }
 
 fn digest(container: &ContainerSpec) -> String {
-    let json = serde_json::to_vec(container).unwrap_or_default();
+    let json = serde_json::to_vec(&(REVISION, container)).unwrap_or_default();
     Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

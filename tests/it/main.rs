@@ -14,6 +14,7 @@ mod invariants;
 mod metrics;
 mod models;
 mod nvml;
+mod packets;
 mod parity;
 mod placement;
 mod small_disk;

@@ -32,7 +32,7 @@ async fn daemon(folder: &Path, docker: &str) -> App {
     App::start(Config::load(Some(&file), Some(folder)).unwrap()).await.unwrap()
 }
 
-fn write(folder: &Path, stack: &str, file: &Value) {
+pub fn write(folder: &Path, stack: &str, file: &Value) {
     std::fs::create_dir_all(folder.join("stacks")).unwrap();
     std::fs::write(folder.join(format!("stacks/{stack}.yaml")), file.to_string()).unwrap();
 }
@@ -48,7 +48,7 @@ async fn ask(app: &App, method: Method, path: &str) -> (StatusCode, Vec<Value>) 
     (status, lines.map(|line| serde_json::from_slice(line).unwrap()).collect())
 }
 
-async fn present(app: &App) {
+pub async fn present(app: &App) {
     let mut state = app.docker.state();
     let waited = tokio::time::timeout(SOON, state.wait_for(|state| matches!(state, State::Present(_)))).await;
     assert!(waited.is_ok(), "{:?}", app.docker.state().borrow());

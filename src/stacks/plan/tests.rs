@@ -28,7 +28,7 @@ fn existing(spec: &Spec) -> Existing {
         started_at: None,
         config: service.config.clone(),
         ports: Vec::new(),
-        address: None,
+        addresses: Vec::new(),
         labels: BTreeMap::new(),
     });
     Existing { networks: spec.networks.clone(), volumes: spec.volumes.clone(), containers: containers.collect() }

@@ -71,16 +71,28 @@ pub struct Engine {
     folder: TempDir,
     /// Engines that run side by side take their networks' addresses from different ranges.
     number: u8,
+    /// Says where it runs, and what of the network is its own.
+    place: Box<dyn Fn(&mut Command) + Send + Sync>,
     process: Option<Child>,
 }
 
 impl Engine {
     /// Starts an engine that knows [`IMAGE`]. Panics with the reason where none can run: these tests are not skipped.
     pub fn start() -> Self {
+        Self::at(|dockerd| {
+            // Nothing of this machine's is touched: neither its firewall, where another engine may keep its rules, nor
+            // the default bridge. Internal networks work without.
+            dockerd.args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"]);
+        })
+    }
+
+    /// The same, at a place that a command is taken to.
+    pub fn at(place: impl Fn(&mut Command) + Send + Sync + 'static) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests run a Docker engine of their own, and need root");
         static STARTED: AtomicU8 = AtomicU8::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let mut engine = Self { folder: tempfile::tempdir().unwrap(), number, process: None };
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = Self { folder, number, place: Box::new(place), process: None };
         let hook = engine.path("hooks/nvidia-container-runtime-hook");
         std::fs::create_dir(engine.path("hooks")).unwrap();
         std::fs::write(&hook, HOOK).unwrap();
@@ -100,21 +112,19 @@ impl Engine {
         let log = File::options().append(true).create(true).open(self.path("dockerd.log")).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}:/usr/sbin:/sbin", self.path("hooks").display());
-        let spawned = Command::new("dockerd")
+        let mut dockerd = Command::new("dockerd");
+        dockerd
             .arg(format!("--host={}", self.host()))
             .arg(format!("--data-root={}", self.path("data").display()))
             .arg(format!("--exec-root={}", self.path("exec").display()))
             .arg(format!("--pidfile={}", self.path("pid").display()))
-            // Nothing of this machine's is touched: neither its firewall, where another engine may keep its rules, nor
-            // the default bridge. Internal networks work without.
-            .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none"])
             .arg(format!("--default-address-pool=base=10.213.{}.0/24,size=28", self.number))
             .arg("--storage-driver=vfs")
             .env("PATH", path)
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        let process = spawned.unwrap_or_else(|error| {
+            .stderr(log);
+        (self.place)(&mut dockerd);
+        let process = dockerd.spawn().unwrap_or_else(|error| {
             panic!("dockerd cannot be started ({error}); `make test-tools` installs Docker's engine")
         });
         self.process = Some(process);
@@ -162,7 +172,8 @@ impl Engine {
         self.docker(&["inspect", "--format", "{{.State.Pid}}", container]).parse().unwrap()
     }
 
-    fn try_docker(&self, arguments: &[&str]) -> Output {
+    /// What `docker` says, asked of this engine.
+    pub fn try_docker(&self, arguments: &[&str]) -> Output {
         let host = self.host();
         let docker = Command::new("docker").args(["--host", &host]).args(arguments).output();
         docker.unwrap_or_else(|error| panic!("docker cannot be run ({error}); `make test-tools` installs it"))
@@ -179,12 +190,24 @@ impl Engine {
         compile(PROGRAM, &root.join("hello"));
         std::fs::create_dir(root.join("bin")).unwrap();
         std::fs::copy(root.join("hello"), root.join("bin/nvidia-smi")).unwrap();
-        let layer = self.layer();
-        let tar =
-            Command::new("tar").arg("-cf").arg(&layer).arg("-C").arg(&root).args(["hello", "bin"]).status().unwrap();
-        assert!(tar.success());
-        let entry = "ENTRYPOINT [\"/hello\"]";
-        self.docker(&["import", "--change", entry, &layer.display().to_string(), IMAGE]);
+        pack(&root, &["hello", "bin"], &self.layer());
+        self.load(&self.layer(), "/hello", IMAGE);
+    }
+
+    /// Makes an image of one C program and returns its only layer.
+    pub fn make(&self, program: &str, image: &str) -> PathBuf {
+        let root = self.path("made");
+        std::fs::create_dir_all(&root).unwrap();
+        compile(program, &root.join("program"));
+        let layer = self.path("made.tar");
+        pack(&root, &["program"], &layer);
+        self.load(&layer, "/program", image);
+        layer
+    }
+
+    fn load(&self, layer: &Path, program: &str, image: &str) {
+        let entry = format!("ENTRYPOINT [\"{program}\"]");
+        self.docker(&["import", "--change", &entry, &layer.display().to_string(), image]);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -210,6 +233,11 @@ impl Drop for Engine {
         }
         self.stop();
     }
+}
+
+fn pack(root: &Path, files: &[&str], to: &Path) {
+    let tar = Command::new("tar").arg("-cf").arg(to).arg("-C").arg(root).args(files).status().unwrap();
+    assert!(tar.success());
 }
 
 fn compile(program: &str, to: &Path) {
