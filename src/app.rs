@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::db::usage::Usage;
 use crate::docker::{Container, Docker};
+use crate::egress::Egress;
 use crate::gpu;
 use crate::models::Models;
 use crate::placement::{self, Learned, Limits, Placement, Policy, Sight};
@@ -31,6 +32,8 @@ pub struct App {
     pub sessions: Sessions,
     /// The writer of what was answered.
     pub usage: Usage,
+    /// The gate to the outside.
+    pub egress: Egress,
     /// What can be served, and the pulls.
     pub models: Models,
     /// What would serve a model; only `placement` starts it.
@@ -82,6 +85,7 @@ impl App {
         let docker = Docker::start(&config.docker, tenants.clone());
         tokio::spawn(name_holders(gpu.clone(), docker.containers(), placement.status(), tenants.clone()));
         let stacks = Stacks::open(&config, db.clone(), docker.clone(), placement.clone(), tenants.clone());
+        let egress = Egress::open(&config).await.map_err(anyhow::Error::msg).context("the configuration")?;
         let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
         for (name, stays) in policy.kept() {
             let models = models.clone();
@@ -92,6 +96,7 @@ impl App {
             keys: Keys::open(db.clone()),
             sessions: Sessions::open(db.clone()).await.context("cannot open the dashboard's sessions")?,
             usage: Usage::start(db.clone()),
+            egress,
             models,
             runtime,
             placement,
@@ -118,6 +123,7 @@ impl App {
     pub async fn close(&self) {
         self.closing.cancel();
         self.models.close().await;
+        self.egress.close().await;
         self.stop_tenants().await;
         self.usage.flush().await;
         self.metrics.close().await;

@@ -93,7 +93,7 @@ mod tests {
             .collect();
         let config = parse(&uncommented, Path::new("config.yaml")).unwrap();
         assert!(config.models.python_index.is_some() && config.placement.host_memory.is_some());
-        for section in ["server", "gpu", "docker", "models", "engine", "placement", "gateway"] {
+        for section in ["server", "gpu", "docker", "models", "engine", "placement", "gateway", "egress"] {
             let error = parse(&format!("{section}:\n  zzz: 1\n"), Path::new("c")).unwrap_err().to_string();
             let known = error.split("Known here: ").nth(1).unwrap_or_else(|| panic!("{section}: {error}"));
             for key in known.split(", ") {

@@ -4,6 +4,7 @@
 //! with its line and the nearest key that is: a typing error must not silently be a default.
 
 mod docker;
+mod egress;
 mod engine;
 mod gateway;
 mod gpu;
@@ -14,6 +15,7 @@ mod server;
 mod units;
 
 pub use docker::Docker;
+pub use egress::{Egress, Gate, Mode};
 pub use engine::{Engine, EngineDevice};
 pub use gateway::Gateway;
 pub use gpu::{Gpu, ProbeKind};
@@ -56,6 +58,9 @@ pub struct Config {
     /// Who may ask.
     #[serde(deserialize_with = "load::section")]
     pub gateway: Gateway,
+    /// What may leave the house.
+    #[serde(deserialize_with = "load::section")]
+    pub egress: Egress,
 }
 
 /// The state folder.

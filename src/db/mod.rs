@@ -1,4 +1,5 @@
-//! The SQLite files: `sovereign.db` (what must survive) and `metrics.db` (what may lose its last second).
+//! The SQLite files: `sovereign.db` (what must survive), `egress.db` (what left the house; see `egress`) and `metrics.db`
+//! (what may lose its last second).
 //!
 //! SQLite before 3.51.3 can lose committed WAL writes when two connections write or checkpoint at once, and the
 //! bundled one is older. So each file has exactly one connection that writes and checkpoints, and readers that are
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 static MAIN: Migrator = sqlx::migrate!("migrations/main");
 static METRICS: Migrator = sqlx::migrate!("migrations/metrics");
+static EGRESS: Migrator = sqlx::migrate!("migrations/egress");
 
 /// One SQLite file: a writer of one connection and read-only readers.
 #[derive(Debug, Clone)]
@@ -40,6 +42,14 @@ impl Db {
     /// When the file cannot be opened, or a migration fails.
     pub async fn open_metrics(path: &Path) -> Result<Db, Error> {
         Self::open(path, SqliteSynchronous::Normal, &METRICS).await
+    }
+
+    /// Opens `egress.db`: each commit is on the disk before what it tells of leaves the house.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or a migration fails.
+    pub async fn open_egress(path: &Path) -> Result<Db, Error> {
+        Self::open(path, SqliteSynchronous::Full, &EGRESS).await
     }
 
     async fn open(path: &Path, synchronous: SqliteSynchronous, migrations: &Migrator) -> Result<Db, Error> {
@@ -93,6 +103,16 @@ impl Db {
         }
         self.writer.close().await;
     }
+}
+
+/// Opens a file of a daemon that may not run, to be read: nothing is made, and nothing migrated.
+///
+/// # Errors
+/// When there is none, or it cannot be opened.
+pub async fn read_only(path: &Path) -> Result<SqlitePool, Error> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).create_if_missing(false);
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
+    pool.map_err(|source| Error::Open { path: path.display().to_string(), source })
 }
 
 /// Seconds since 1970, the unit of every time column.

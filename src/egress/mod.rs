@@ -1,15 +1,35 @@
-//! The only door out of the house: every HTTP client of the crate is made here.
+//! The only door out of the house: every HTTP client of the crate is made here, and every name is resolved here.
 //!
-//! [`internal`] reaches what is ours: workers, containers on our own networks, the admin socket. [`outside`] reaches the
-//! rest and is told what for: the policy and the ledger of what left stand behind this one function.
+//! [`internal`] and [`dial`] reach what is ours: workers, containers on our own networks, the admin socket. What lies
+//! outside is reached through the gate, [`Egress`]: it admits (`policy`, `consent`), resolves, dials what it checked, and
+//! writes down what left (`ledger`) before it leaves.
 
 mod address;
+mod consent;
+mod desk;
+mod error;
+mod flow;
+mod gate;
+pub mod ledger;
+mod policy;
+mod resolve;
+mod view;
+mod wish;
 
 pub use address::Address;
+pub use consent::{Answer, Period, Question, Scope};
+pub use error::{Error, Refusal};
+pub use flow::{Cut, Entrusted, Flow};
+pub use gate::{Egress, Permit};
+pub use ledger::Ledger;
+pub use policy::{Basis, Pattern, Policy, Reason};
+pub use resolve::Resolver;
+pub use view::{ClassView, ConsentView, FlowView, View};
+pub use wish::{Class, Errand, Initiator, Sent, Wish};
 // What callers name of the client that they are given.
 pub use reqwest::{Client, Error as HttpError, RequestBuilder, Response, StatusCode, Url, header};
 
-use reqwest::redirect::Policy;
+use reqwest::redirect;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Once;
@@ -28,7 +48,7 @@ pub enum Purpose {
 /// It follows no redirects, knows no proxy and sets no time limit: a long answer is the caller's to give up on.
 pub fn internal(address: &Address) -> reqwest::Client {
     // No certificates: we speak plain HTTP at home, and reading the system's takes time and memory.
-    let builder = base().no_proxy().redirect(Policy::none()).tls_certs_only([]);
+    let builder = base().no_proxy().redirect(redirect::Policy::none()).tls_certs_only([]);
     let builder = match address {
         Address::Unix(path) => builder.unix_socket(path.clone()),
         Address::Tcp(_) => builder,
@@ -62,8 +82,8 @@ fn is_ours(address: IpAddr) -> bool {
 ///
 /// # Errors
 /// When the system's CA certificates cannot be read.
-pub fn outside(purpose: Purpose) -> Result<reqwest::Client, Error> {
-    let redirects = Policy::custom(|attempt| {
+pub fn outside(purpose: Purpose) -> Result<reqwest::Client, NoClient> {
+    let redirects = redirect::Policy::custom(|attempt| {
         let from = attempt.previous().last();
         let plain_on_one_host =
             from.is_some_and(|from| from.scheme() == "http" && from.host_str() == attempt.url().host_str());
@@ -82,12 +102,12 @@ pub fn outside(purpose: Purpose) -> Result<reqwest::Client, Error> {
 ///
 /// # Errors
 /// When the system's CA certificates cannot be read.
-pub fn outside_unredirected(purpose: Purpose) -> Result<reqwest::Client, Error> {
-    exit(purpose, Policy::none())
+pub fn outside_unredirected(purpose: Purpose) -> Result<reqwest::Client, NoClient> {
+    exit(purpose, redirect::Policy::none())
 }
 
 /// The one place that every client for the outside passes: what may leave is decided and written down here.
-fn exit(purpose: Purpose, redirects: Policy) -> Result<reqwest::Client, Error> {
+fn exit(purpose: Purpose, redirects: redirect::Policy) -> Result<reqwest::Client, NoClient> {
     tracing::debug!(?purpose, "a client for the outside was made");
     // Without progress for a minute a transfer is dead; its whole length has no limit. The address of a page may be a
     // signed one, so the next host is not told it (`Referer`).
@@ -97,7 +117,7 @@ fn exit(purpose: Purpose, redirects: Policy) -> Result<reqwest::Client, Error> {
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
 #[error("no HTTPS client can be made: {0}; are the system's CA certificates installed?")]
-pub struct Error(#[from] reqwest::Error);
+pub struct NoClient(#[from] reqwest::Error);
 
 /// The address by which this machine speaks to its network: where others would reach it, too. Nothing is sent.
 pub fn lan_address() -> Option<IpAddr> {
@@ -132,6 +152,8 @@ fn base() -> reqwest::ClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    mod gate;
 
     #[tokio::test]
     async fn only_what_is_ours_is_dialled() {

@@ -158,7 +158,7 @@ pub enum Error {
     Catalogue(String),
     /// No client can be made.
     #[error(transparent)]
-    Egress(#[from] egress::Error),
+    Egress(#[from] egress::NoClient),
     /// Somebody asked to stop.
     #[error("the pull was cancelled; what had arrived is kept for the next one")]
     Cancelled,
