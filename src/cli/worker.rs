@@ -4,9 +4,11 @@ use crate::config::Bytes;
 use crate::egress::Address;
 use crate::worker::{self, Device, KvKind, Listener, Options, Prefixes, Speculation, Tie, Which};
 use anyhow::Context;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -67,6 +69,10 @@ pub struct Worker {
     /// does not fit is refused before anything is taken.
     #[arg(long, value_name = "BYTES")]
     vram_limit: Option<Bytes>,
+    /// An open file in memory, by its number: weights stay in it as they lie on the card, for whoever passes it to the next
+    /// worker of this model.
+    #[arg(long, value_name = "FD", hide = true)]
+    weights_fd: Option<u32>,
     /// Keep in this folder what was computed of prompts, so that whoever begins alike later need not wait for it, after a restart
     /// neither. This puts the contents of conversations on disk, readable for this user alone. On the processor only.
     #[arg(long, value_name = "DIR")]
@@ -114,7 +120,7 @@ impl Worker {
         // Before the load: an address that is taken should not cost a minute.
         let listener =
             Listener::bind(&self.listen).await.with_context(|| format!("cannot listen on {}", self.listen))?;
-        let options = self.options();
+        let options = Options { weights: self.weights()?, ..self.options() };
         let model = options.model.clone();
         let loading = tokio::task::spawn_blocking(move || worker::Worker::load(options));
         let loaded = tokio::select! {
@@ -146,6 +152,16 @@ impl Worker {
         }
     }
 
+    /// The memory in which weights are kept.
+    fn weights(&self) -> anyhow::Result<Option<Arc<File>>> {
+        let open = |fd: u32| {
+            let path = format!("/proc/self/fd/{fd}");
+            let file = File::options().read(true).write(true).open(&path);
+            file.map(Arc::new).with_context(|| format!("--weights-fd: cannot open {path}"))
+        };
+        self.weights_fd.map(open).transpose()
+    }
+
     fn options(&self) -> Options {
         let stem = || self.model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         Options {
@@ -162,6 +178,7 @@ impl Worker {
             threads: self.threads,
             device: self.device,
             vram_limit: self.vram_limit.map(|Bytes(bytes)| bytes),
+            weights: None,
             prefixes: self.prefix_cache.clone().map(|dir| Prefixes { dir, bytes: self.prefix_cache_size.0 }),
         }
     }

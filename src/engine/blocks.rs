@@ -7,6 +7,7 @@
 
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 /// Positions of a block.
 pub const BLOCK: usize = 32;
@@ -164,6 +165,18 @@ impl Blocks {
         &self.tables
     }
 
+    /// Which blocks hold something, of conversations that are over too: as few and long ranges as there are.
+    pub fn held(&self) -> Vec<Range<u32>> {
+        let mut held: Vec<Range<u32>> = Vec::new();
+        for (at, _) in (0..).zip(&self.blocks).filter(|(_, block)| !block.tokens.is_empty()) {
+            match held.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => held.push(at..at + 1),
+            }
+        }
+        held
+    }
+
     /// Copies that are to be made, in this order, before anything else is written. They are told once.
     pub fn take_copies(&mut self) -> Vec<Copy> {
         std::mem::take(&mut self.copies)
@@ -279,6 +292,57 @@ impl Blocks {
     pub fn release(&mut self, slot: usize) {
         self.lengths[slot] = 0;
         self.drop_beyond(slot, 0);
+    }
+
+    /// Gives up all but the first `count` blocks for good. What the others hold of conversations that go on is copied to those
+    /// that stay; there is always room for one whole conversation.
+    ///
+    /// # Errors
+    /// They have no room for what goes on; then nothing has changed.
+    pub fn shrink(&mut self, count: usize) -> Result<(), Full> {
+        let count = count.max(self.context.div_ceil(BLOCK)).min(self.blocks.len());
+        let stays = |block: &u32| (*block as usize) < count;
+        let used = |block: &Block| block.users > 0;
+        let needed = self.blocks[count..].iter().filter(|block| used(block)).count();
+        let available = self.blocks[..count].iter().filter(|block| !used(block)).count();
+        if needed > available {
+            return Err(Full { needed, available });
+        }
+        self.empty.retain(stays);
+        let idle: Vec<(u64, u32)> = self.idle.iter().map(|(&since, &block)| (since, block)).collect();
+        for (since, block) in idle.into_iter().filter(|(_, block)| !stays(block)) {
+            self.idle.remove(&since);
+            self.cut(block, 0);
+        }
+        for from in (count as u32..).take(self.blocks.len() - count) {
+            if used(&self.blocks[from as usize]) {
+                let to = self.take();
+                self.copies.push(Copy { from, to });
+                self.replace(from, to);
+            }
+        }
+        self.blocks.truncate(count);
+        Ok(())
+    }
+
+    /// Blocks that conversations use now.
+    pub fn used(&self) -> usize {
+        self.blocks.iter().filter(|block| block.users > 0).count()
+    }
+
+    /// Puts a block that was just taken in the place of another one.
+    fn replace(&mut self, from: u32, to: u32) {
+        let old = &mut self.blocks[from as usize];
+        let (users, parent, chain) = (std::mem::take(&mut old.users), old.parent, old.chain.take());
+        let tokens = std::mem::take(&mut old.tokens);
+        if !tokens.is_empty() {
+            self.forget(from);
+            self.blocks[to as usize].sibling = self.after.insert(parent, to);
+        }
+        let new = &mut self.blocks[to as usize];
+        (new.users, new.parent, new.chain) = (users, parent, chain);
+        new.tokens.extend_from_slice(&tokens);
+        self.tables.iter_mut().flatten().filter(|block| **block == from).for_each(|block| *block = to);
     }
 
     /// What stands for the whole blocks that a slot holds.

@@ -41,8 +41,8 @@ impl Drafter {
     ///
     /// # Errors
     /// As there.
-    pub fn sleep(&self) -> Result<u64, Error> {
-        self.model.sleep()
+    pub fn sleep(&mut self) -> Result<u64, Error> {
+        self.model.sleep(&mut self.cache)
     }
 
     /// See [`Model::wake`].

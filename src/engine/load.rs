@@ -1,5 +1,6 @@
 use super::Error;
 use super::gguf::Gguf;
+use super::kernels::cuda::Image;
 use super::lora::Lora;
 use super::model::{Model, Options};
 use super::tokenizer::Tokenizer;
@@ -20,9 +21,22 @@ pub fn load(gguf: &Arc<Gguf>, options: Options) -> Result<(Tokenizer, Model), Er
 /// # Errors
 /// As [`load`], and when an adapter does not fit the model or the device.
 pub fn load_adapted(gguf: &Arc<Gguf>, adapters: &[Lora], options: Options) -> Result<(Tokenizer, Model), Error> {
+    load_kept(gguf, adapters, options, None)
+}
+
+/// The same with weights that are kept in an image.
+///
+/// # Errors
+/// As [`load_adapted`].
+pub fn load_kept(
+    gguf: &Arc<Gguf>,
+    adapters: &[Lora],
+    options: Options,
+    image: Option<Image>,
+) -> Result<(Tokenizer, Model), Error> {
     thread::scope(|scope| {
         let tokenizer = scope.spawn(|| Tokenizer::from_gguf(gguf));
-        let model = Model::load_adapted(gguf.clone(), adapters, options);
+        let model = Model::load_kept(gguf.clone(), adapters, options, image);
         let tokenizer = tokenizer.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok((tokenizer?, model?))
     })

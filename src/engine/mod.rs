@@ -45,4 +45,4 @@ mod load;
 mod stack;
 
 pub use error::Error;
-pub use load::{load, load_adapted};
+pub use load::{load, load_adapted, load_kept};

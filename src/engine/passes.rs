@@ -19,27 +19,46 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Moves what a card holds to the host's memory, conversations included. Bytes of that.
+    /// Gives a card's memory back; conversations stay, in the host's memory. Bytes of that.
     ///
     /// # Errors
     /// See [`Model::sleep`]: all is as it was.
-    pub fn sleep(&self) -> Result<u64, Error> {
-        let bytes = self.model.sleep()?;
-        match self.drafter.as_ref().map_or(Ok(0), Drafter::sleep) {
+    pub fn sleep(&mut self) -> Result<u64, Error> {
+        let bytes = self.model.sleep(&mut self.cache)?;
+        match self.drafter.as_mut().map_or(Ok(0), Drafter::sleep) {
             Ok(more) => Ok(bytes + more),
             Err(error) => self.model.wake().and(Err(error)),
         }
+    }
+
+    /// Gives back to a card what conversations do not use; see [`Model::shrink`]. Bytes of that.
+    ///
+    /// # Errors
+    /// As there, and when there is nothing to give.
+    pub fn shrink(&mut self) -> Result<u64, Error> {
+        match self.model.shrink(&mut self.cache)? {
+            0 => Err(Error::Request("there is no more than one conversation needs".into())),
+            bytes => Ok(bytes),
+        }
+    }
+
+    /// Returns when the model's weights are all in the host's memory, beside the card's. Bytes of them.
+    ///
+    /// # Errors
+    /// It is on no card, or the host has no such memory.
+    pub fn keep(&self) -> Result<u64, Error> {
+        Ok(self.model.on_card()?.kept_weights()?)
     }
 
     /// Brings it back.
     ///
     /// # Errors
     /// See [`Model::wake`]: it goes on sleeping.
-    pub fn wake(&self) -> Result<(), Error> {
+    pub fn wake(&mut self) -> Result<(), Error> {
         self.model.wake()?;
         match self.drafter.as_ref().map_or(Ok(()), Drafter::wake) {
             Ok(()) => Ok(()),
-            Err(error) => self.model.sleep().and(Err(error)),
+            Err(error) => self.model.sleep(&mut self.cache).and(Err(error)),
         }
     }
 }

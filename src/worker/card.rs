@@ -3,8 +3,10 @@
 use super::{Device, Options};
 use crate::engine::Error;
 use crate::engine::footprint::{Footprint, OnCard, Plan, fit};
-use crate::engine::kernels::{KvKind, cuda};
+use crate::engine::kernels::KvKind;
+use crate::engine::kernels::cuda::{self, Image};
 use crate::engine::kv_cache::Capacity;
+use crate::engine::prefix_cache::Identity;
 
 /// What a worker takes of a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,5 +51,12 @@ impl Card {
             .map_err(|error| Error::Request(error.to_string()))?;
         let taken = models.iter().map(|needs| Plan::of(needs, &card, capacity).taken()).collect();
         Ok(Some(Card { name: info.name, limit, plan, capacity, taken }))
+    }
+
+    /// Where the weights of this model are to be kept, or are already, as they lie on such a card.
+    pub(super) fn image(&self, options: &Options, model: Identity) -> Option<Image> {
+        // What cannot be had twice is not kept.
+        let file = options.weights.as_ref()?.try_clone().ok()?;
+        Some(Image::new(file, model.and(&self.name).digest()))
     }
 }

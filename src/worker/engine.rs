@@ -45,6 +45,10 @@ pub(super) enum Rest {
     Sleep,
     /// It comes back.
     Wake,
+    /// Weights are all in the host's memory, for the next process: this one is to end.
+    Park,
+    /// What conversations do not use goes, for good.
+    Shrink,
 }
 
 /// Who waits for that: bytes of the host's memory that it takes now, or why it was not done.
@@ -187,6 +191,12 @@ impl Work {
                         let woken = passes.wake().map(|()| 0).map_err(|error| error.to_string());
                         metrics.sleeps(metrics.is_asleep() && woken.is_err());
                         tell([told], &woken);
+                    }
+                    Order::Rest(Rest::Shrink, told) => {
+                        tell([told], &passes.shrink().map_err(|error| error.to_string()));
+                    }
+                    Order::Rest(Rest::Park, told) => {
+                        tell([told], &passes.keep().map_err(|error| error.to_string()));
                     }
                     Order::End => {
                         // Whoever waits for an answer learns by the end of the connection that none comes, as when a

@@ -83,6 +83,8 @@ pub(super) fn router(face: Arc<Face>) -> Router {
         .route("/memory", get(memory::memory))
         .route("/sleep", post(memory::sleep))
         .route("/wake_up", post(memory::wake))
+        .route("/park", post(memory::park))
+        .route("/shrink", post(memory::shrink))
         .fallback(async || Error::new(StatusCode::NOT_FOUND, "there is nothing under this path"))
         .method_not_allowed_fallback(async || {
             Error::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not answer to this method")

@@ -1,4 +1,5 @@
-//! What a worker holds of a card, told and given back for a while: `GET /memory`, `POST /sleep`, `POST /wake_up`.
+//! What a worker holds of a card, told and given back for a while: `GET /memory`, `POST /sleep`, `POST /wake_up`,
+//! `POST /park`, `POST /shrink`.
 
 use super::Card;
 use super::engine::Rest;
@@ -18,6 +19,8 @@ pub(super) struct OnCard {
     pub(super) card: Card,
     /// Where it is held: the card, opened by each model.
     pub(super) devices: Vec<Arc<Device>>,
+    /// Whether somebody else holds the memory in which weights are kept.
+    pub(super) outlived: bool,
 }
 
 impl std::fmt::Debug for OnCard {
@@ -90,6 +93,21 @@ pub(super) async fn sleep(State(face): State<Arc<Face>>) -> Result<Json<Value>, 
 pub(super) async fn wake(State(face): State<Arc<Face>>) -> Result<Json<Value>, Error> {
     rest(&face, Rest::Wake).await?;
     Ok(Json(json!({"asleep": false, "keeps_context": true})))
+}
+
+/// That this process may end, and the next one start from the weights that it leaves.
+pub(super) async fn park(State(face): State<Arc<Face>>) -> Result<Json<Value>, Error> {
+    if !face.on_card.as_ref().is_some_and(|on_card| on_card.outlived) {
+        return Err(Error::bad_request("nobody holds the memory in which its weights would stay: stop it instead"));
+    }
+    let host = rest(&face, Rest::Park).await?;
+    Ok(Json(json!({"parked": true, "host_bytes": host})))
+}
+
+/// Room for keys and values that nobody uses, given back for good.
+pub(super) async fn shrink(State(face): State<Arc<Face>>) -> Result<Json<Value>, Error> {
+    let bytes = rest(&face, Rest::Shrink).await?;
+    Ok(Json(json!({"given_back": bytes})))
 }
 
 async fn rest(face: &Face, rest: Rest) -> Result<u64, Error> {

@@ -44,6 +44,7 @@ use face::{Duty, Face, Served};
 use memory::OnCard;
 use metrics::Metrics;
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub struct Options {
     pub device: model::Device,
     /// Bytes of a card's memory that may be taken; all that it has unless said.
     pub vram_limit: Option<u64>,
+    /// Memory in which a card's weights are kept as they lie there: of a process that outlives this one.
+    pub weights: Option<Arc<File>>,
     /// Where beginnings of conversations are kept on disk, if they are.
     pub prefixes: Option<prefix_cache::Settings>,
 }
@@ -167,10 +170,15 @@ impl Worker {
         let card = Card::plan(&options, models)?;
         let how = model::Options { device: options.device, threads: options.threads, ..model::Options::default() };
         let how = |at: usize| model::Options { vram: card.as_ref().map(|card| card.taken[at]), ..how };
-        let (tokenizer, model) = crate::engine::load_adapted(&gguf, &adapters, how(0))?;
-        let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         // Only an idle clock or file system does not know it.
         let changed = std::fs::metadata(&options.model).and_then(|file| file.modified()).unwrap_or(UNIX_EPOCH);
+        let image = card.as_ref().and_then(|card| card.image(&options, Identity::of_table(&gguf, changed)));
+        let keeps = image.is_some();
+        let (tokenizer, model) = crate::engine::load_kept(&gguf, &adapters, how(0), image)?;
+        if keeps {
+            model.on_card()?.keep_weights();
+        }
+        let template = Template::from_gguf(gguf.metadata(), &tokenizer);
         let created = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let draft = draft.map(|file| Draft::load(file, &tokenizer, how(1))).transpose()?;
         let (identity, tokenizer) =
@@ -221,7 +229,12 @@ impl Worker {
         let ended = CancellationToken::new();
         let on_card = self.card.map(|card| {
             let models = std::iter::once(&self.model).chain(self.draft.as_ref().map(|draft| &draft.model));
-            OnCard { card, devices: models.filter_map(|model| Some(model.on_card().ok()?.device().clone())).collect() }
+            let outlived = options.weights.is_some();
+            OnCard {
+                card,
+                outlived,
+                devices: models.filter_map(|model| Some(model.on_card().ok()?.device().clone())).collect(),
+            }
         });
         let (duty, metrics) = match self.model.hyper().pooling {
             None => {

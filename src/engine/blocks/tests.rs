@@ -62,6 +62,18 @@ impl House {
         self.check();
     }
 
+    /// Gives up all blocks but the first, if what goes on has room in those.
+    fn shrink(&mut self, count: usize) -> bool {
+        let (before, used) = (self.blocks.count(), self.blocks.used());
+        let shrunk = self.blocks.shrink(count);
+        let expected =
+            if shrunk.is_ok() { count.max(self.blocks.context().div_ceil(BLOCK)).min(before) } else { before };
+        assert_eq!((self.blocks.count(), self.blocks.used()), (expected, used));
+        assert!(self.blocks.tables().iter().flatten().all(|&block| (block as usize) < expected));
+        self.check();
+        shrunk.is_ok()
+    }
+
     fn copy(&mut self) {
         for Copy { from, to } in self.blocks.take_copies() {
             self.memory[to as usize] = self.memory[from as usize].clone();
@@ -183,12 +195,30 @@ fn a_conversation_that_does_not_fit_now_is_refused_and_changes_nothing() {
     assert_eq!(house.begin(1, b"", &count(0, 80)), Some(69 + 1));
 }
 
+#[test]
+fn conversations_go_on_in_fewer_blocks() {
+    let mut house = House::new(2, 96, 12);
+    let prompt = count(0, 80);
+    house.begin(0, b"", &prompt);
+    house.write(0, &prompt);
+    house.begin(1, b"", &prompt);
+    house.write(1, &[1000]);
+    // Blocks 0 to 2 are one's, the other shares two of them and has one of its own; who was first goes.
+    house.release(0);
+    assert!(house.shrink(3) && house.blocks.available() == 0);
+    assert!(house.write(1, &[1001]) && !house.write(1, &count(0, 96 - 80)));
+    house.release(1);
+    // What is over can still be found, but for the block that the new end takes.
+    assert_eq!(house.begin(0, b"", &count(0, 70)), Some(64));
+}
+
 #[derive(Debug, Clone)]
 enum Deed {
     Begin(usize, bool, usize, u32),
     Write(usize, usize, u32),
     Truncate(usize, usize),
     Release(usize),
+    Shrink(usize),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -198,6 +228,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         (slot.clone(), 1_usize..40, 0_u32..3).prop_map(|(slot, count, token)| Deed::Write(slot, count, token)),
         (slot.clone(), 0_usize..150).prop_map(|(slot, len)| Deed::Truncate(slot, len)),
         slot.prop_map(Deed::Release),
+        (0_usize..20).prop_map(Deed::Shrink),
     ]
 }
 
@@ -225,6 +256,10 @@ proptest! {
                 }
                 Deed::Truncate(slot, len) => house.truncate(slot, len),
                 Deed::Release(slot) => house.release(slot),
+                Deed::Shrink(count) => {
+                    let used = house.blocks.used();
+                    prop_assert_eq!(house.shrink(count), used <= count.max(5));
+                }
             }
         }
         (0..4).for_each(|slot| house.release(slot));

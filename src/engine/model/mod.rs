@@ -40,7 +40,7 @@ use super::footprint::OnCard;
 use super::gguf::{Gguf, Header};
 use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::need::Needs;
-use super::kernels::cuda::{Cuda, Which};
+use super::kernels::cuda::{Cuda, Image, Which};
 use super::kernels::{Adapted, CacheShape, Kernels, KvKind, Results, Step};
 use super::kv_cache::{self, Capacity, Held, KvCache};
 use super::lora::Lora;
@@ -175,6 +175,20 @@ impl Model {
     /// # Errors
     /// As [`load`](Self::load), and when an adapter does not fit the model or the device.
     pub fn load_adapted(gguf: Arc<Gguf>, adapters: &[Lora], options: Options) -> Result<Model, Error> {
+        Model::load_kept(gguf, adapters, options, None)
+    }
+
+    /// The same onto a card whose weights are kept in such an image: taken from there if it holds them, which is as quick as
+    /// the bus is, and [kept](Cuda::keep_weights) there from then on.
+    ///
+    /// # Errors
+    /// As [`load_adapted`](Self::load_adapted).
+    pub fn load_kept(
+        gguf: Arc<Gguf>,
+        adapters: &[Lora],
+        options: Options,
+        image: Option<Image>,
+    ) -> Result<Model, Error> {
         match options.device {
             Device::Cpu => {
                 let isa = options.isa.unwrap_or_else(Isa::detect);
@@ -191,8 +205,25 @@ impl Model {
                 if let Some(lora) = adapters.first() {
                     return Err(lora.refuse(source::NOT_HERE));
                 }
-                let device = Cuda::new(which, options.multiprocessors, options.vram)?;
-                let network = Network::load(&mut Loader::new(&gguf, adapters, &device), &hyper)?.ok_or_else(refused)?;
+                let load = |expects: bool| {
+                    let device = Cuda::new(which, options.multiprocessors, options.vram)?;
+                    if expects {
+                        device.expect();
+                    }
+                    let network = Network::load(&mut Loader::new(&gguf, adapters, &device), &hyper)?;
+                    Ok::<_, Error>((network.ok_or_else(refused)?, device))
+                };
+                let expects = image.as_ref().is_some_and(Image::is_whole);
+                let (mut network, mut device) = load(expects)?;
+                let image = if expects { device.take(image) } else { image };
+                if expects && image.is_some() {
+                    // The card cannot hold them twice.
+                    drop((network, device));
+                    (network, device) = load(false)?;
+                }
+                if let Some(image) = image {
+                    device.keep_in(image);
+                }
                 // What cards do not know was refused when it was loaded.
                 let OnCard::Yes(needs) = on_card else { return Err(refused()) };
                 Ok(Model::new(hyper, adapters, Loaded::Cuda(Box::new(On { kernels: device, network }), needs)))
@@ -246,13 +277,37 @@ impl Model {
         }
     }
 
-    /// Moves what a card holds of it and of its caches to the host's memory; the driver's own stays. Until it is
-    /// [woken](Self::wake) it computes nothing. Bytes of the host's memory that this takes.
+    /// Gives a card's memory back; the driver's own stays. Weights, and what its cache holds, are in the host's memory then;
+    /// what other caches of it hold is lost. Until it is [woken](Self::wake) it computes nothing. Bytes of the host's memory
+    /// that this takes.
     ///
     /// # Errors
     /// It is on no card, or the host has no such memory: nothing has changed then.
-    pub fn sleep(&self) -> Result<u64, Error> {
-        Ok(self.on_card()?.sleep()?)
+    pub fn sleep(&self, cache: &mut KvCache) -> Result<u64, Error> {
+        let card = self.on_card()?;
+        let mut cached = Vec::new();
+        if let (Held::Cuda(held), false) = (&mut cache.held, card.is_asleep()) {
+            cache.blocks.take_copies().into_iter().for_each(|copy| card.copy_block(&mut held.memory, copy));
+            cached = held.memory.stretches(&cache.blocks.held());
+        }
+        Ok(card.sleep(&cached)?)
+    }
+
+    /// Gives back to a card what its cache does not use, but for the room of one whole conversation: for good. Those that go on
+    /// go on. Bytes of that.
+    ///
+    /// # Errors
+    /// It is on no card, or sleeps.
+    pub fn shrink(&self, cache: &mut KvCache) -> Result<u64, Error> {
+        let card = self.on_card()?;
+        let Held::Cuda(held) = &mut cache.held else { return Ok(0) };
+        if card.is_asleep() {
+            return Err(Error::Request("the model sleeps: all is given back but what the driver holds".into()));
+        }
+        let used = cache.blocks.used();
+        cache.blocks.shrink(used).map_err(|full| Error::Request(full.to_string()))?;
+        cache.blocks.take_copies().into_iter().for_each(|copy| card.copy_block(&mut held.memory, copy));
+        Ok(held.memory.shrink(card.device(), cache.blocks.count()) as u64)
     }
 
     /// Brings it all back.

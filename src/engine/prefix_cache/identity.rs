@@ -17,6 +17,16 @@ impl Identity {
     /// That of a model whose files changed last at `changed`. Reading all of it would take as long as loading does: the table
     /// of its tensors and pieces of its files stand for it.
     pub fn of(gguf: &Gguf, changed: SystemTime) -> Identity {
+        let Identity(mut digest) = Identity::of_table(gguf, changed);
+        for map in gguf.maps() {
+            let step = (map.len() / PIECES).max(PIECE);
+            map.chunks(step).for_each(|part| digest.update(&part[..part.len().min(PIECE)]));
+        }
+        Identity(digest)
+    }
+
+    /// The same of the table alone, for what is forgotten when the daemon ends: nothing else of the files is read.
+    pub fn of_table(gguf: &Gguf, changed: SystemTime) -> Identity {
         // Another version may compute otherwise.
         let mut digest = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
         let changed = changed.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -24,10 +34,6 @@ impl Identity {
         digest.update(gguf.file_bytes().to_le_bytes());
         for tensor in gguf.tensors() {
             digest.update(format!("{} {:?} {:?} {};", tensor.name, tensor.dims, tensor.kind, tensor.offset));
-        }
-        for map in gguf.maps() {
-            let step = (map.len() / PIECES).max(PIECE);
-            map.chunks(step).for_each(|part| digest.update(&part[..part.len().min(PIECE)]));
         }
         Identity(digest)
     }

@@ -10,12 +10,17 @@ use std::ffi::c_int;
 /// Memory is taken in multiples of this: the driver's own measure, of all cards that there are kernels for.
 pub const GRANULE: usize = 2 << 20;
 
-/// Whether what a piece holds matters when nothing is computed.
+/// Memory of more than this is had in several pieces, so that some of it can be given back.
+const PIECE: usize = 16 * GRANULE;
+
+/// What becomes of what a piece holds when the memory goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contents {
-    /// It does: weights, keys and values.
+    /// It comes back as it was loaded: nobody changes it.
+    Weights,
+    /// It comes back as it was left.
     Kept,
-    /// It is written anew before it is read.
+    /// It is written anew before it is read. Of keys and values, whoever lets the memory go says what to keep.
     Scratch,
 }
 
@@ -33,6 +38,8 @@ pub(super) struct Arena {
     mapped: Vec<(usize, usize, u64)>,
     /// Which pieces are in use, by where they begin.
     pieces: BTreeMap<usize, (usize, Contents)>,
+    /// Addresses of pieces that were cut, behind which there is no memory any more: where each begins, its bytes.
+    holes: Vec<(usize, usize)>,
 }
 
 impl Arena {
@@ -46,8 +53,8 @@ impl Arena {
         // SAFETY: writes an address, which `end` gives back.
         ok(unsafe { (driver.address_reserve)(&mut base, room, 0, 0, 0) })?;
         let limit = limit.map_or(room, |limit| room.min(limit as usize));
-        let (pool, mapped, pieces) = (Pool::default(), Vec::new(), BTreeMap::new());
-        Ok(Arena { driver, device, base, room, limit, pool, mapped, pieces })
+        let (pool, mapped, pieces, holes) = (Pool::default(), Vec::new(), BTreeMap::new(), Vec::new());
+        Ok(Arena { driver, device, base, room, limit, pool, mapped, pieces, holes })
     }
 
     /// A piece of so many bytes.
@@ -65,7 +72,7 @@ impl Arena {
                 if end + more > self.limit {
                     return Err(OUT_OF_MEMORY);
                 }
-                self.map(end, more)?;
+                self.map_all(end, more)?;
                 self.pool.grow(more);
                 self.pool.take(bytes).ok_or(OUT_OF_MEMORY)?
             }
@@ -82,6 +89,37 @@ impl Arena {
         }
     }
 
+    /// Gives back to the card what is behind a piece beyond its first `keep` bytes, as far as whole stretches of memory are.
+    /// Nothing must be computed there. Bytes of that.
+    pub fn cut(&mut self, address: Address, keep: usize) -> usize {
+        let at = (address - self.base) as usize;
+        let Some(&(bytes, contents)) = self.pieces.get(&at) else { return 0 };
+        let (from, to) = (at + Pool::taken(keep), at + Pool::taken(bytes));
+        let within = |(start, len, _): &(usize, usize, u64)| *start >= from && start + len <= to;
+        let gone: Vec<(usize, usize, u64)> = self.mapped.extract_if(.., |mapped| within(mapped)).collect();
+        let (Some(start), Some(end)) =
+            (gone.iter().map(|(start, ..)| *start).min(), gone.iter().map(|(start, len, _)| start + len).max())
+        else {
+            return 0;
+        };
+        gone.into_iter().for_each(|(at, bytes, handle)| self.unmap(at, bytes, handle));
+        self.holes.push((start, end - start));
+        self.pieces.insert(at, (start - at, contents));
+        // The rest of it has memory that others can use.
+        if to > end {
+            self.pool.give_back(end, to - end);
+        }
+        end - start
+    }
+
+    fn unmap(&self, at: usize, bytes: usize, handle: u64) {
+        // SAFETY: as it was mapped; nobody reads or writes there any more, or not before it comes back.
+        unsafe {
+            (self.driver.unmap)(self.base + at as u64, bytes);
+            (self.driver.release)(handle);
+        }
+    }
+
     /// Bytes of memory that it has.
     pub fn bytes(&self) -> usize {
         self.mapped.iter().map(|(_, bytes, _)| bytes).sum()
@@ -92,33 +130,28 @@ impl Arena {
         self.mapped.is_empty() && self.pool.end() > 0
     }
 
-    /// All its addresses that memory is behind, or was.
-    pub fn all(&self) -> (Address, usize) {
-        (self.base, self.pool.end())
+    /// All its addresses that memory is behind.
+    pub fn mapped(&self) -> impl Iterator<Item = (Address, usize)> {
+        self.mapped.iter().map(|(at, bytes, _)| (self.base + *at as u64, *bytes))
     }
 
-    /// Where something is whose contents matter, and how many bytes: as few and long stretches as there are.
-    pub fn kept(&self) -> Vec<(Address, usize)> {
-        let mut kept: Vec<(Address, usize)> = Vec::new();
-        for (&at, &(bytes, contents)) in &self.pieces {
+    /// Where such contents are, and how many bytes: as few and long stretches as there are.
+    pub fn stretches(&self, of: Contents) -> Vec<(Address, usize)> {
+        let mut stretches: Vec<(Address, usize)> = Vec::new();
+        for (&at, &(bytes, _)) in self.pieces.iter().filter(|(_, (_, contents))| *contents == of) {
             let (address, bytes) = (self.base + at as u64, Pool::taken(bytes));
-            match kept.last_mut() {
-                _ if contents == Contents::Scratch => {}
+            match stretches.last_mut() {
                 Some((start, len)) if *start + *len as u64 == address => *len += bytes,
-                _ => kept.push((address, bytes)),
+                _ => stretches.push((address, bytes)),
             }
         }
-        kept
+        stretches
     }
 
     /// Gives all memory back to the card; addresses and pieces stay. Nothing must be computed.
     pub fn leave(&mut self) {
-        for (at, bytes, handle) in self.mapped.drain(..) {
-            // SAFETY: as it was mapped; nobody reads or writes there before `come_back`.
-            unsafe {
-                (self.driver.unmap)(self.base + at as u64, bytes);
-                (self.driver.release)(handle);
-            }
+        for (at, bytes, handle) in std::mem::take(&mut self.mapped) {
+            self.unmap(at, bytes, handle);
         }
     }
 
@@ -127,10 +160,23 @@ impl Arena {
     /// # Errors
     /// The driver's status: another one has the memory. It is away then as before.
     pub fn come_back(&mut self) -> Result<(), Status> {
-        match self.pool.end() {
-            0 => Ok(()),
-            bytes => self.map(0, bytes),
+        let mut holes = self.holes.clone();
+        holes.sort_unstable();
+        holes.push((self.pool.end(), 0));
+        let mut at = 0;
+        for (hole, bytes) in holes {
+            if let Err(status) = self.map_all(at, hole - at) {
+                self.leave();
+                return Err(status);
+            }
+            at = hole + bytes;
         }
+        Ok(())
+    }
+
+    fn map_all(&mut self, at: usize, bytes: usize) -> Result<(), Status> {
+        let end = at + bytes;
+        (at..end).step_by(PIECE).try_for_each(|at| self.map(at, PIECE.min(end - at)))
     }
 
     fn map(&mut self, at: usize, bytes: usize) -> Result<(), Status> {

@@ -5,6 +5,7 @@ use super::device::{Device, Memory};
 use super::driver::Address;
 use crate::engine::blocks::{BLOCK, Copy};
 use crate::engine::kernels::{CacheShape, KvKind, OutOfMemory};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Keys and values: [blocks, layers, heads, 2], each BLOCK rows of a head's numbers in an order that `cache.cuh` tells.
@@ -23,7 +24,7 @@ pub(super) fn bytes(shape: CacheShape) -> Option<usize> {
 impl Cache {
     pub(super) fn new(device: &Arc<Device>, shape: CacheShape) -> Result<Cache, OutOfMemory> {
         let bytes = bytes(shape).ok_or(OutOfMemory { what: "keys and values", bytes: u64::MAX })?;
-        let memory = device.allocate(bytes, Contents::Kept, "keys and values")?;
+        let memory = device.allocate(bytes, Contents::Scratch, "keys and values")?;
         // What is beyond the end of a conversation is multiplied with zero: it must be a number.
         memory.clear();
         Ok(Cache { memory, shape })
@@ -51,6 +52,20 @@ impl Cache {
     /// Where a layer's part of the first block begins.
     pub(super) fn layer(&self, layer: usize) -> Address {
         self.memory.address() + (layer * self.shape.block_bytes() / self.shape.layers) as u64
+    }
+
+    /// Where these blocks are, and how many bytes each stretch of them has.
+    pub(in crate::engine) fn stretches(&self, blocks: &[Range<u32>]) -> Vec<(Address, usize)> {
+        let at = |range: &Range<u32>| (self.memory.address() + u64::from(range.start) * self.stride(), range.len());
+        let stretch = |(address, count)| (address, count * self.shape.block_bytes());
+        blocks.iter().map(at).map(stretch).collect()
+    }
+
+    /// Gives back to the card what is behind all but the first `blocks`, once what was queued has ended. Bytes of that.
+    pub(in crate::engine) fn shrink(&mut self, device: &Device, blocks: usize) -> usize {
+        self.shape.blocks = blocks;
+        device.wait();
+        device.arena().cut(self.memory.address(), blocks * self.shape.block_bytes())
     }
 
     /// Makes one block what another one is, once what was queued before has ended.

@@ -344,6 +344,55 @@ fn info(driver: &Driver, device: c_int) -> Result<Info, Error> {
     })
 }
 
+/// A stream of work beside the device's own.
+pub(super) struct Stream<'a> {
+    device: &'a Device,
+    stream: Handle,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(device: &'a Device) -> Stream<'a> {
+        let (driver, mut stream) = (device.bind(), std::ptr::null_mut());
+        // SAFETY: writes a handle, which `drop` gives back; the flag asks for a stream that waits for no other.
+        device.must(unsafe { (driver.stream_create)(&mut stream, 1) }, || "opening a stream".into());
+        Stream { device, stream }
+    }
+
+    /// Waits until all of its work is done.
+    pub fn wait(&self) {
+        // SAFETY: the stream lives as long as `self`, and its context as long as the device.
+        let status = unsafe { (self.device.driver.stream_wait)(self.stream) };
+        self.device.must(status, || "copying".into());
+    }
+
+    /// Queues a copy. Of memory that is not pinned it may be done at once.
+    ///
+    /// # Safety
+    /// There are as many bytes at both, and those of the host stay what they are until the stream was waited for.
+    pub unsafe fn copy_to_card(&self, to: Address, from: *const c_void, bytes: usize) {
+        // SAFETY: as the caller vouches.
+        let status = unsafe { (self.device.driver.copy_to_device)(to, from, bytes, self.stream) };
+        self.device.must(status, || format!("copying {bytes} bytes to the device"));
+    }
+
+    /// Queues a copy.
+    ///
+    /// # Safety
+    /// There are as many bytes at both, and nobody looks at those of the host until the stream was waited for.
+    pub unsafe fn copy_to_host(&self, to: *mut c_void, from: Address, bytes: usize) {
+        // SAFETY: as the caller vouches.
+        let status = unsafe { (self.device.driver.copy_to_host)(to, from, bytes, self.stream) };
+        self.device.must(status, || format!("copying {bytes} bytes from the device"));
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        // SAFETY: it was made once and is given back once; what it still does is done before it goes.
+        unsafe { (self.device.driver.stream_destroy)(self.stream) };
+    }
+}
+
 /// Memory of a card.
 pub struct Memory {
     device: Arc<Device>,

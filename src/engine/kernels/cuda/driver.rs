@@ -166,6 +166,8 @@ driver! {
     release = b"cuMemRelease\0" (u64);
     allocate_host = b"cuMemAllocHost_v2\0" (*mut *mut c_void, usize);
     free_host = b"cuMemFreeHost\0" (*mut c_void);
+    register_host = b"cuMemHostRegister_v2\0" (*mut c_void, usize, c_uint);
+    unregister_host = b"cuMemHostUnregister\0" (*mut c_void);
     copy_to_device = b"cuMemcpyHtoDAsync_v2\0" (Address, *const c_void, usize, Handle);
     copy_to_host = b"cuMemcpyDtoHAsync_v2\0" (*mut c_void, Address, usize, Handle);
     copy_within = b"cuMemcpyDtoDAsync_v2\0" (Address, Address, usize, Handle);

@@ -108,9 +108,13 @@ impl Matrix {
         &(*self.host).as_ref()[row * bytes..][..bytes]
     }
 
-    /// Copies the weights to the card and puts them into its order.
-    pub(super) fn upload(&mut self, device: &Arc<Device>, ring: &mut Ring) -> Result<(), OutOfMemory> {
-        let memory = device.allocate(bytes(self.format, self.rows, self.cols), Contents::Kept, "weights")?;
+    /// Copies the weights to the card and puts them into its order; without a ring they only get their place.
+    pub(super) fn upload(&mut self, device: &Arc<Device>, ring: Option<&mut Ring>) -> Result<(), OutOfMemory> {
+        let memory = device.allocate(bytes(self.format, self.rows, self.cols), Contents::Weights, "weights")?;
+        let Some(ring) = ring else {
+            self.device = Some(memory);
+            return Ok(());
+        };
         let row_bytes = self.format.row_bytes(self.cols);
         let at_once = (ring.largest() / row_bytes / STRIP * STRIP).max(STRIP);
         let bytes = (*self.host).as_ref();

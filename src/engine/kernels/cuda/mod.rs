@@ -30,6 +30,7 @@ mod cache;
 mod device;
 mod driver;
 mod graph;
+mod image;
 mod images;
 mod linear;
 mod matrix;
@@ -38,6 +39,7 @@ mod plan;
 mod pool;
 mod sleep;
 mod state;
+mod transfer;
 mod upload;
 
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub use buffer::Buffer;
 pub use cache::Cache;
 pub use device::{Device, Info, failed, look};
 pub use driver::{Error, Which};
+pub use image::Image;
 pub use matrix::Matrix;
 pub use upload::Landed;
 
@@ -74,6 +77,8 @@ const THREADS: usize = 256;
 pub struct Cuda {
     device: Arc<Device>,
     state: Mutex<State>,
+    /// Weights beside the card, where they are kept.
+    image: image::Shared,
 }
 
 impl Cuda {
@@ -91,7 +96,7 @@ impl Cuda {
             status: driver::OUT_OF_MEMORY,
         };
         let state = State::new(&device).map_err(none)?;
-        Ok(Cuda { device, state: Mutex::new(state) })
+        Ok(Cuda { device, state: Mutex::new(state), image: image::Shared::default() })
     }
 
     /// The card.
@@ -163,7 +168,7 @@ impl Kernels for Cuda {
     }
 
     fn upload(&self, values: &[f32]) -> Result<Buffer, OutOfMemory> {
-        let mut buffer = Buffer::new(&self.device, values.len(), Contents::Kept)?;
+        let mut buffer = Buffer::new(&self.device, values.len(), Contents::Weights)?;
         let mut state = self.state();
         let at_once = state.ring.largest() / 4;
         for (i, values) in values.chunks(at_once).enumerate() {
@@ -219,7 +224,9 @@ impl Kernels for Cuda {
 
     fn matrix(&self, weights: Weights, format: Format, rows: usize, cols: usize) -> Result<Matrix, OutOfMemory> {
         let mut matrix = Cuda::matrix_on_host(weights, format, rows, cols);
-        matrix.upload(&self.device, &mut self.state().ring)?;
+        let mut state = self.state();
+        let expects = state.expects;
+        matrix.upload(&self.device, if expects { None } else { Some(&mut state.ring) })?;
         Ok(matrix)
     }
 

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub graphs: graph::Graphs,
     /// What the card held, while it sleeps.
     pub saved: Option<Saved>,
+    /// Whether matrices are not filled, as an image of them comes.
+    pub expects: bool,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             embedded: None,
             graphs: graph::Graphs::default(),
             saved: None,
+            expects: false,
         })
     }
 

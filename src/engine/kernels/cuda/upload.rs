@@ -22,14 +22,6 @@ unsafe impl Sync for Pinned {}
 impl Pinned {
     /// Zeros.
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
-        let pinned = Pinned::unset(device, bytes)?;
-        // SAFETY: as large as that, and nobody else's. Memory is initialised before it is a slice.
-        unsafe { std::ptr::write_bytes(pinned.address.cast::<u8>(), 0, bytes) };
-        Ok(pinned)
-    }
-
-    /// For what the card writes before anybody reads it.
-    pub fn unset(device: &Arc<Device>, bytes: usize) -> Result<Pinned, OutOfMemory> {
         let driver = device.bind();
         let mut address = std::ptr::null_mut();
         // SAFETY: writes an address, which `drop` gives back.
@@ -37,6 +29,8 @@ impl Pinned {
         if status != 0 {
             return Err(OutOfMemory { what: "pinned memory", bytes: bytes as u64 });
         }
+        // SAFETY: as large as that, and nobody else's. Memory is initialised before it is a slice.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
         Ok(Pinned { device: device.clone(), address, bytes })
     }
 
@@ -152,6 +146,12 @@ impl Ring {
     /// The largest piece that it takes without having to wait for what came just before.
     pub fn largest(&self) -> usize {
         self.host.bytes() / 4
+    }
+
+    /// Its pinned memory, for as long as it sends nothing.
+    pub fn pinned(&mut self) -> &mut [u8] {
+        self.device.wait();
+        self.host.as_mut_slice()
     }
 
     /// Copies bytes to the card, where they stay until as many others have come as the ring is large.
