@@ -2,7 +2,7 @@
 
 use super::event::{Event, InstanceId};
 use super::task::Message;
-use crate::runtime::{Exit, Grant, Rung, Running, StartError, Tenant};
+use crate::runtime::{Exit, Grant, Parked, Rung, Running, StartError, Tenant};
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -44,7 +44,20 @@ impl Life {
     /// Starts it, tells that, does what it is told, and tells its end.
     pub async fn live(mut self) {
         let instance = self.instance;
-        let failed = |reason: String| Message::Event(Event::Failed { instance, reason });
+        let mut running = match self.start(None).await {
+            Ok(running) => running,
+            Err(Exit { reason, .. }) => return self.tell(Message::Event(Event::Failed { instance, reason })),
+        };
+        let exit = self.serve(&mut running).await;
+        if exit.card_failed {
+            self.tell(Message::Event(Event::CardFailed { instance, reason: exit.reason.clone() }));
+        }
+        self.tell(Message::Event(Event::Exited { instance, reason: exit.reason }));
+    }
+
+    /// Starts it, from what is left of one that was parked if one was, and tells that.
+    async fn start(&mut self, parked: Option<Parked>) -> Result<Running, Exit> {
+        let instance = self.instance;
         let messages = self.messages.clone();
         let told = move |who| {
             if let Some(messages) = messages.upgrade() {
@@ -52,7 +65,7 @@ impl Life {
             }
         };
         let started = tokio::select! {
-            started = self.tenant.start(&self.grant, &self.stop, &told) => started,
+            started = self.tenant.start(&self.grant, &self.stop, &told, parked) => started,
             () = self.kill.cancelled() => Err(StartError::Stopped),
             () = tokio::time::sleep(START_WITHIN) => {
                 Err(StartError::Failed(format!("it was not ready within {} s", START_WITHIN.as_secs())))
@@ -64,20 +77,16 @@ impl Life {
                 if let StartError::CardFailed(reason) = &error {
                     self.tell(Message::Event(Event::CardFailed { instance, reason: reason.clone() }));
                 }
-                return self.tell(failed(error.to_string()));
+                return Err(Exit { reason: error.to_string(), card_failed: false });
             }
         };
         let endpoint = running.endpoint.clone();
         if endpoint.is_none() && self.tenant.spec().is_some() {
             running.stop().await;
-            return self.tell(failed("it started, but answers no requests".into()));
+            return Err(Exit { reason: "it started, but answers no requests".into(), card_failed: false });
         }
         self.tell(Message::Loaded { instance, who: running.who.clone(), endpoint, exits: running.exits.clone() });
-        let exit = self.serve(&mut running).await;
-        if exit.card_failed {
-            self.tell(Message::Event(Event::CardFailed { instance, reason: exit.reason.clone() }));
-        }
-        self.tell(Message::Event(Event::Exited { instance, reason: exit.reason }));
+        Ok(running)
     }
 
     async fn serve(&mut self, running: &mut Running) -> Exit {
@@ -95,7 +104,19 @@ impl Life {
             };
             match (done, order) {
                 (None, _) => {}
-                (Some(Ok(())), Order::Rest(_)) => self.tell(Message::Event(Event::Rested(self.instance))),
+                (Some(Ok(())), Order::Rest(rung)) => match running.parked().filter(|_| rung == Rung::Park) {
+                    None => self.tell(Message::Event(Event::Rested(self.instance))),
+                    Some(parked) => {
+                        // That it ends now is no news to those who would ask it.
+                        self.tell(Message::Leaves(self.instance));
+                        self.end(running).await;
+                        self.tell(Message::Event(Event::Rested(self.instance)));
+                        match self.resume(parked).await {
+                            Ok(again) => *running = again,
+                            Err(exit) => return exit,
+                        }
+                    }
+                },
                 (Some(Ok(())), Order::Wake) => self.tell(Message::Event(Event::Ready(self.instance))),
                 (Some(Ok(())), Order::Ease(_)) => {}
                 // It keeps what it has; the next rung follows.
@@ -106,6 +127,22 @@ impl Life {
                     let exit = self.end(running).await;
                     return Exit { reason: format!("{reason} ({})", exit.reason), ..exit };
                 }
+            }
+        }
+    }
+
+    /// Nothing runs until it is to wake: then it starts anew, with what is left of it.
+    async fn resume(&mut self, parked: Parked) -> Result<Running, Exit> {
+        loop {
+            let order = tokio::select! {
+                () = self.stop.cancelled() => None,
+                () = self.kill.cancelled() => None,
+                order = self.orders.recv() => order,
+            };
+            match order {
+                Some(Order::Wake) => return self.start(Some(parked)).await,
+                Some(Order::Rest(_) | Order::Ease(_)) => {}
+                None => return Err(Exit { reason: "it was parked".into(), card_failed: false }),
             }
         }
     }

@@ -38,6 +38,8 @@ pub enum Message {
     Attributed { instance: InstanceId, who: Attribution },
     /// A start succeeded.
     Loaded { instance: InstanceId, who: Attribution, endpoint: Option<Endpoint>, exits: ExitWatch },
+    /// An instance's process ends, as it was told to rest so: that is no end of the instance.
+    Leaves(InstanceId),
     /// A model is to be unloaded; `gone` is dropped when it is.
     Unload { model: ModelName, gone: mpsc::Sender<Infallible> },
     /// Something else happened.
@@ -215,6 +217,11 @@ impl Task {
                 }
                 self.message(Message::Event(Event::Ready(instance)));
                 self.measure();
+            }
+            Message::Leaves(instance) => {
+                if let Some(known) = self.instances.get_mut(&instance) {
+                    (known.who, known.serving, known.measured_ram) = (Some(Attribution::Nobody), None, None);
+                }
             }
             Message::Unload { model, gone } => {
                 for known in self.instances.values_mut().filter(|known| *known.tenant.name() == *model) {

@@ -11,6 +11,7 @@ mod reserved;
 mod variant;
 
 pub use claim::Claim;
+pub use native::Parked;
 pub use reserved::{Reserved, Room};
 pub use variant::{Card, Rest, Setting, Variant};
 
@@ -114,7 +115,7 @@ impl Tenant {
     /// How it gives memory back when it holds more than it may, gentlest first.
     pub fn rungs(&self) -> &'static [Rung] {
         match self {
-            Self::Native(_) => &[Rung::Stop, Rung::Kill],
+            Self::Native(_) => native::RUNGS,
             Self::Fake(double) => double.rungs(),
             Self::Reserved(_) => Reserved::RUNGS,
         }
@@ -128,7 +129,7 @@ impl Tenant {
         }
     }
 
-    /// Starts it once, within `grant`. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
+    /// Starts it once, within `grant`, from what is left of the one that was parked, if one was. Returns when it can answer. Cancelling `stop` gives the start up; whatever had
     /// been started is gone when this returns an error. Whose memory it will be is `told` as soon as that is known: what it
     /// takes while it starts is not to be taken for somebody else's.
     ///
@@ -139,9 +140,10 @@ impl Tenant {
         grant: &Grant,
         stop: &CancellationToken,
         told: &(dyn Fn(Attribution) + Send + Sync),
+        parked: Option<Parked>,
     ) -> Result<Running, StartError> {
         match self {
-            Self::Native(worker) => worker.start(grant, stop, told).await,
+            Self::Native(worker) => worker.start(grant, stop, told, parked).await,
             Self::Fake(double) => double.start(grant, stop, told).await,
             Self::Reserved(reserved) => Ok(reserved.start()),
         }
@@ -174,8 +176,8 @@ pub struct Running {
 pub enum Control {
     /// Nothing.
     None,
-    /// A native worker on a card, by where it answers.
-    Worker(Address),
+    /// A native worker on a card, by where it answers; and what would be left of it.
+    Worker(Address, Option<Parked>),
     /// A double's.
     Fake(Box<fake::Controls>),
 }
@@ -211,8 +213,17 @@ impl Running {
     pub async fn take(&self, rung: Rung) -> Result<(), String> {
         match &self.control {
             Control::None => Err("it cannot".into()),
-            Control::Worker(address) => native::take(address, rung).await,
+            Control::Worker(address, _) => native::take(address, rung).await,
             Control::Fake(controls) => controls.take(rung).await,
+        }
+    }
+
+    /// What is left when it has taken [`Rung::Park`] and ended: to be given to its next start, in place of waking it. None
+    /// where it parks without ending.
+    pub fn parked(&self) -> Option<Parked> {
+        match &self.control {
+            Control::Worker(_, parked) => parked.clone(),
+            _ => None,
         }
     }
 
@@ -223,7 +234,7 @@ impl Running {
     pub async fn wake(&self) -> Result<(), String> {
         match &self.control {
             Control::None => Err("it does not rest".into()),
-            Control::Worker(address) => native::wake(address).await,
+            Control::Worker(address, _) => native::wake(address).await,
             Control::Fake(controls) => controls.wake().await,
         }
     }

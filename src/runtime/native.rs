@@ -4,6 +4,7 @@
 //! daemon: it ends when the pipe that is its stdin closes, or its parent ends.
 
 mod attendant;
+mod parked;
 
 use super::{
     Attribution, Card, Claim, Control, Endpoint, Exit, ExitWatch, Grant, Rest, Rung, Running, Setting, StartError,
@@ -16,6 +17,7 @@ use crate::engine::kernels::{KvKind, cuda};
 use crate::engine::kv_cache::Capacity;
 use crate::models::{AdapterSpec, ModelSpec};
 use attendant::Attendant;
+pub use parked::Parked;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -27,6 +29,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
+
+/// How a worker gives memory back when it holds more than it may.
+pub(super) const RUNGS: &[Rung] = &[Rung::Shrink, Rung::Sleep, Rung::Park, Rung::Stop, Rung::Kill];
 
 /// The runtime's name, as responses disclose it.
 pub fn name(setting: &Setting) -> &'static str {
@@ -52,6 +57,9 @@ const SHORTEST: usize = 2048;
 /// the system's to take back.
 const HOST: u64 = 256 << 20;
 
+/// Bytes that a file in memory takes besides what is in it, generously.
+const PAGES: u64 = 1 << 20;
+
 /// How workers are started.
 #[derive(Debug)]
 pub struct Native {
@@ -62,6 +70,8 @@ pub struct Native {
     kernels: bool,
     context: usize,
     slots: usize,
+    /// Bytes of host memory that models may hold while they rest.
+    parked_memory: u64,
     threads: Option<usize>,
     /// Where workers keep what they computed of prompts, and how many bytes of it.
     prefixes: Option<(PathBuf, u64)>,
@@ -85,6 +95,7 @@ impl Native {
             kernels: true,
             context: config.engine.context,
             slots: config.engine.slots,
+            parked_memory: config.placement.parked_memory.0,
             threads: config.engine.threads,
             prefixes: config.engine.prefix_cache.map(|Bytes(bytes)| (config.prefixes_dir(), bytes)),
             grace: GRACE,
@@ -120,10 +131,11 @@ impl Worker {
         variants
     }
 
-    /// On each card as it is wanted, then with fewer conversations at once, shorter numbers, shorter contexts. What makes
-    /// vectors stays on the processor: it would drive out what answers.
+    /// On each card as it is wanted, then with fewer conversations at once, shorter numbers, shorter contexts; each with a copy
+    /// of its weights in the host's memory, so that it can rest, if it may, then without. What makes vectors stays on the
+    /// processor: it would drive out what answers.
     fn on_cards(&self, cards: &[Card]) -> Vec<Variant> {
-        let Native { kernels, device, slots, .. } = *self.native;
+        let Native { kernels, device, slots, parked_memory, .. } = *self.native;
         let Some(needs) = self.spec.on_card else { return Vec::new() };
         if !kernels || device == EngineDevice::Cpu || self.spec.embeds || !self.spec.adapters.is_empty() {
             return Vec::new();
@@ -138,7 +150,7 @@ impl Worker {
         sizes.extend(shorter.take_while(|context| *context >= SHORTEST).map(|context| (context, 1, KvKind::Fp8)));
         let able = cards.iter().filter(|card| card.memory > 0 && card.capability.is_none_or(|found| found >= (8, 0)));
         let able: Vec<&Card> = able.collect();
-        let variant = |card: &Card, (context, slots, kind): (usize, usize, KvKind)| {
+        let variants = |card: &Card, (context, slots, kind): (usize, usize, KvKind)| {
             let of = cuda::need::Card {
                 capability: card.capability.unwrap_or_default(),
                 memory: card.memory,
@@ -146,18 +158,19 @@ impl Worker {
             };
             let plan = Plan::of_all(&[needs], &of, Capacity { kind, ..Capacity::whole(slots, context) });
             let on_card = |bytes| BTreeMap::from([(card.uuid.clone(), bytes)]);
-            let claim = Claim { vram: on_card(plan.total()), ram: HOST, threads: 1 };
-            let asleep =
-                Claim { vram: on_card(plan.graphs + plan.context), ram: HOST + plan.weights + plan.kv, threads: 0 };
+            let claim = |ram| Claim { vram: on_card(plan.total()), ram, threads: 1 };
+            let ram = HOST + plan.weights;
+            let asleep = Claim { vram: on_card(plan.graphs + plan.context), ram: ram + plan.kv, threads: 0 };
+            let parked = Claim { ram: plan.weights + PAGES, ..Claim::default() };
             let kv = (kind != KvKind::F16).then(|| kind.name().to_string());
-            Variant {
-                setting: Setting { gpu: Some(card.uuid.clone()), context, kv },
-                claim,
-                slots,
-                rests: vec![Rest { rung: Rung::Sleep, residue: asleep }],
-            }
+            let setting = Setting { gpu: Some(card.uuid.clone()), context, kv };
+            let rests =
+                vec![Rest { rung: Rung::Sleep, residue: asleep }, Rest { rung: Rung::Park, residue: parked.clone() }];
+            let resting = Variant { setting: setting.clone(), claim: claim(ram), slots, rests };
+            let resting = (parked.ram <= parked_memory).then_some(resting);
+            resting.into_iter().chain([Variant { setting, claim: claim(HOST), slots, rests: Vec::new() }])
         };
-        sizes.iter().flat_map(|&size| able.iter().map(move |card| variant(card, size))).collect()
+        sizes.iter().flat_map(|&size| able.iter().flat_map(move |card| variants(card, size))).collect()
     }
 
     fn on_processor(&self) -> Variant {
@@ -184,6 +197,7 @@ impl Worker {
         grant: &Grant,
         stop: &CancellationToken,
         told: &(dyn Fn(Attribution) + Send + Sync),
+        parked: Option<Parked>,
     ) -> Result<Running, StartError> {
         let failed = |what: &str, error: io::Error| StartError::Failed(format!("{what}: {error}"));
         let run_dir = &self.native.run_dir;
@@ -193,8 +207,15 @@ impl Worker {
         // A daemon that was killed leaves sockets behind.
         let _ = std::fs::remove_file(&socket);
 
-        let mut child =
-            self.command(&socket, &grant.variant).spawn().map_err(|error| failed("cannot start a worker", error))?;
+        let kept = match (parked, grant.variant.rests.is_empty()) {
+            (None, false) => Some(Parked::new().map_err(|error| failed("there is no memory for weights", error))?),
+            (parked, _) => parked,
+        };
+        let mut command = self.command(&socket, &grant.variant);
+        if let Some(kept) = &kept {
+            kept.pass_to(&mut command);
+        }
+        let mut child = command.spawn().map_err(|error| failed("cannot start a worker", error))?;
         let (Some(stdout), Some(stderr), Some(pid)) = (child.stdout.take(), child.stderr.take(), child.id()) else {
             return Err(StartError::Failed("cannot start a worker: it has no pipes".into()));
         };
@@ -235,7 +256,7 @@ impl Worker {
             quant: self.spec.quantisation.clone(),
         };
         let control = match grant.variant.setting.gpu {
-            Some(_) => Control::Worker(Address::Unix(socket)),
+            Some(_) => Control::Worker(Address::Unix(socket), kept),
             None => Control::None,
         };
         Ok(Running::new(Attribution::Process(pid), exits, Some(endpoint), control, asked, killed))
@@ -302,6 +323,8 @@ fn failure(exit: Exit) -> StartError {
 pub(super) async fn take(address: &Address, rung: Rung) -> Result<(), String> {
     match rung {
         Rung::Sleep => ask(address, "/sleep").await,
+        Rung::Park => ask(address, "/park").await,
+        Rung::Shrink => ask(address, "/shrink").await,
         _ => Err("it cannot".into()),
     }
 }

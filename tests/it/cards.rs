@@ -7,7 +7,9 @@ use sovereign::engine::kernels::cuda::need::Needs;
 use sovereign::engine::quant::Format;
 use sovereign::gpu::{Probe, Reading};
 use sovereign::models::ModelSpec;
-use sovereign::placement::{Learned, Limits, Observation, Placement, Policy, Sight, Status};
+use sovereign::placement::{
+    Learned, Lease, Limits, Observation, Placement, Policy, Sight, Status, TenantState, TenantStatus,
+};
 use sovereign::runtime::native::Native;
 use sovereign::runtime::{Claim, Runtime, Setting};
 use std::path::Path;
@@ -31,40 +33,67 @@ async fn look(mut probe: Probe, publish: watch::Sender<Arc<Observation>>) {
     }
 }
 
-/// A model of half a gigabyte that a card can serve; on a card its worker ends when its file does, as if the card had failed.
-fn model(folder: &Path) -> Arc<ModelSpec> {
-    let file = folder.join("falls.gguf");
+/// A model of half a gigabyte that a card can serve, by a worker that behaves as the file's name says.
+fn model(folder: &Path, name: &str) -> Arc<ModelSpec> {
+    let file = folder.join(format!("{name}.gguf"));
     std::fs::write(&file, "").unwrap();
     let mut needs = Needs { width: 4096, queries: 4096, keys: 1024, hidden: 14336, ..Needs::default() };
     (needs.head, needs.kv_heads, needs.layers, needs.vocabulary) = (128, 8, 32, 32_000);
     (0..10).for_each(|_| needs.add_matrix(Format::Q4K, 14336, 4096));
-    Arc::new(ModelSpec { file, on_card: Some(needs), ..(*spec("falls")).clone() })
+    Arc::new(ModelSpec { file, on_card: Some(needs), ..(*spec(name)).clone() })
+}
+
+/// Placement of workers whose program is a stand-in, on a card of 8 GiB.
+struct House {
+    placement: Placement,
+    shutdown: CancellationToken,
+    _driver: Driver,
+}
+
+impl House {
+    async fn open(folder: &Path, limits: Limits) -> House {
+        let driver = Driver::new(vec![Card::new(GPU, 8 * GIB)]);
+        let probe = Probe::new(&config::Gpu { nvml_library: Some(driver.library()), ..config::Gpu::default() });
+        let (publish, observations) = watch::channel(Arc::new(Observation::fixed(&Claim::default())));
+        tokio::spawn(look(probe, publish));
+        let config = Config::load(None, Some(folder)).unwrap();
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/worker.sh");
+        let runtime = Runtime::Native(Arc::new(Native::with_program(&config, &program)));
+        let (policy, learned, sight) = (Policy::default(), Learned::default(), Sight::with(observations));
+        let shutdown = CancellationToken::new();
+        let placement = Placement::with_runtime(runtime, policy, learned, limits, sight, shutdown.clone());
+        let mut status = placement.status();
+        timeout(SOON, status.wait_for(|status| status.budget.on(GPU) > 0)).await.unwrap().unwrap();
+        House { placement, shutdown, _driver: driver }
+    }
+
+    async fn lease(&self, model: &Arc<ModelSpec>) -> Lease {
+        timeout(SOON, self.placement.acquire(model.clone())).await.unwrap().unwrap()
+    }
+
+    /// The only tenant, once it is as expected.
+    async fn tenant(&self, expected: impl Fn(&TenantStatus) -> bool) -> TenantStatus {
+        let mut status = self.placement.status();
+        let is = |status: &Arc<Status>| matches!(&status.tenants[..], [tenant] if expected(tenant));
+        timeout(SOON, status.wait_for(is)).await.unwrap().unwrap().tenants[0].clone()
+    }
+
+    async fn close(self) {
+        self.shutdown.cancel();
+        // The loop ends when all have.
+        timeout(SOON, self.placement.stopped()).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_card_that_fails_leads_to_the_processor() {
     let folder = tempfile::tempdir().unwrap();
-    let driver = Driver::new(vec![Card::new(GPU, 8 * GIB)]);
-    let probe = Probe::new(&config::Gpu { nvml_library: Some(driver.library()), ..config::Gpu::default() });
-    let (publish, observations) = watch::channel(Arc::new(Observation::fixed(&Claim::default())));
-    tokio::spawn(look(probe, publish));
-    let config = Config::load(None, Some(folder.path())).unwrap();
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/worker.sh");
-    let native = Arc::new(Native::with_program(&config, &program));
-    let shutdown = CancellationToken::new();
-    let placement = Placement::with_runtime(
-        Runtime::Native(native),
-        Policy::default(),
-        Learned::default(),
-        Limits::default(),
-        Sight::with(observations),
-        shutdown.clone(),
-    );
-    let model = model(folder.path());
+    let house = House::open(folder.path(), Limits::default()).await;
+    let placement = &house.placement;
+    let model = model(folder.path(), "falls");
     let mut status = placement.status();
-    timeout(SOON, status.wait_for(|status| status.budget.on(GPU) > 0)).await.unwrap().unwrap();
 
-    let lease = timeout(SOON, placement.acquire(model.clone())).await.unwrap().unwrap();
+    let lease = house.lease(&model).await;
     assert_eq!((lease.endpoint().runtime, lease.endpoint().context), ("native-cuda", 4096));
     // The ledger holds what the worker was told that it may take.
     let told = std::fs::read_to_string(folder.path().join("falls.gguf.log")).unwrap();
@@ -80,13 +109,35 @@ async fn a_card_that_fails_leads_to_the_processor() {
     let ended = |status: &Arc<Status>| status.tenants.is_empty();
     timeout(SOON, status.wait_for(ended)).await.unwrap().unwrap();
     drop(lease);
-    let lease = timeout(SOON, placement.acquire(model.clone())).await.unwrap().unwrap();
+    let lease = house.lease(&model).await;
     assert_eq!((lease.endpoint().runtime, lease.endpoint().context), ("native-cpu", 4096));
     let told = std::fs::read_to_string(folder.path().join("falls.gguf.log")).unwrap();
     assert!(told.lines().last().unwrap().contains("--device cpu "), "{told}");
     assert_eq!(placement.status().borrow().tenants[0].granted.on(GPU), 0);
     drop(lease);
-    shutdown.cancel();
-    // The loop ends when all have.
-    timeout(SOON, async { while status.changed().await.is_ok() {} }).await.unwrap();
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_model_starts_from_the_weights_that_its_worker_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { keep_alive: Duration::ZERO, ..Limits::default() };
+    let house = House::open(folder.path(), limits).await;
+    let model = model(folder.path(), "parks");
+    let lease = house.lease(&model).await;
+    // The stand-in is mute: what it is asked is answered here.
+    let socket = tokio::net::UnixListener::bind(folder.path().join("run/0.sock")).unwrap();
+    let routes = axum::Router::new().route("/park", axum::routing::post(async || ""));
+    tokio::spawn(async move { axum::serve(socket, routes).await });
+    drop(lease);
+    let parked = house.tenant(|tenant| tenant.state == TenantState::Parked).await;
+    // Nothing of the card, and less of the host than while it answers.
+    let answers = house.lease(&model).await;
+    let running = house.tenant(|tenant| tenant.state == TenantState::Ready).await;
+    assert_eq!((parked.granted.on(GPU), answers.endpoint().runtime), (0, "native-cuda"));
+    assert!((GIB / 8..running.granted.ram).contains(&parked.granted.ram), "{parked:?} {running:?}");
+    let log = std::fs::read_to_string(folder.path().join("parks.gguf.log")).unwrap();
+    assert_eq!(log.lines().collect::<Vec<_>>(), ["finds ", "finds weights"]);
+    drop(answers);
+    house.close().await;
 }

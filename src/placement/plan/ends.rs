@@ -47,13 +47,13 @@ impl Plan {
         }
     }
 
-    /// Whether a start that failed is tried once more with a smaller variant.
+    /// Whether a start that failed is tried once more with a smaller variant; and after that without a card, if it can run so.
     fn reduce(&mut self, entry: &Entry, reason: &str, now: Duration) -> bool {
         let model = &entry.want.model;
         let known = self.reduced.get(model).filter(|reduced| now < reduced.until);
         let next = match known {
             Some(reduced) if reduced.variant > entry.variant => Some(reduced.variant),
-            Some(_) => None,
+            Some(_) => without_cards(&entry.want, entry.variant),
             None => Some(entry.variant + 1).filter(|next| *next < entry.want.variants.len()),
         };
         let Some(variant) = next.filter(|_| self.queue.is_wanted(&entry.want)) else { return false };

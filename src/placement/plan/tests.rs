@@ -206,7 +206,7 @@ fn what_does_not_fit_runs_smaller_or_elsewhere() {
 }
 
 #[test]
-fn a_failed_start_is_tried_once_smaller_and_then_what_ran_comes_back() {
+fn a_failed_start_is_tried_smaller_then_without_a_card_and_then_what_ran_comes_back() {
     let ways = [claim(0, 8), claim(0, 6), claim(3, 0)];
     let check = |fails: usize, served: bool| {
         let mut world = World::new(vec![Model::new(&[claim(0, 5)]), Model { fails, ..Model::new(&ways) }], LIMITS);
@@ -219,7 +219,8 @@ fn a_failed_start_is_tried_once_smaller_and_then_what_ran_comes_back() {
         assert_eq!(there, [usize::from(served)], "{:#?}", world.trace);
     };
     check(1, true);
-    check(2, false);
+    check(2, true);
+    check(3, false);
 }
 
 #[test]

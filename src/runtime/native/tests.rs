@@ -15,7 +15,7 @@ fn worker(dir: &Path, file: &str) -> Worker {
 }
 
 async fn start(worker: &Worker) -> Result<Running, StartError> {
-    worker.start(&grant(), &CancellationToken::new(), &|_| ()).await
+    worker.start(&grant(), &CancellationToken::new(), &|_| (), None).await
 }
 
 fn grant() -> Grant {
@@ -44,26 +44,35 @@ fn able(dir: &Path, change: impl FnOnce(&mut Native, &mut ModelSpec)) -> Worker 
 #[test]
 fn cards_come_first_and_the_processor_is_always_there() {
     let dir = tempfile::tempdir().unwrap();
-    let check = |worker: Worker, cards: &[Card], expected: &[(bool, usize, usize, Option<&str>)]| {
+    let check = |worker: Worker, cards: &[Card], expected: &[(bool, usize, usize, Option<&str>, bool)]| {
         let variants = worker.variants(cards);
         let found = variants.iter().map(|variant| {
             let Setting { gpu, context, kv } = &variant.setting;
             assert_eq!(gpu.is_some(), variant.claim.on(GPU) > 0);
-            (gpu.is_some(), *context, variant.slots, kv.as_deref())
+            (gpu.is_some(), *context, variant.slots, kv.as_deref(), !variant.rests.is_empty())
         });
         assert_eq!(found.collect::<Vec<_>>(), expected);
         // Later ones take no more.
         assert!(variants.is_sorted_by_key(|variant| std::cmp::Reverse(variant.claim.on(GPU))));
-        for variant in variants.iter().filter(|variant| variant.setting.gpu.is_some()) {
-            let [Rest { rung: Rung::Sleep, residue }] = &variant.rests[..] else { panic!("it cannot sleep") };
-            assert!(residue.on(GPU) < variant.claim.on(GPU) && residue.ram > variant.claim.ram);
+        for variant in variants.iter().filter(|variant| !variant.rests.is_empty()) {
+            let [Rest { rung: Rung::Sleep, residue: asleep }, Rest { rung: Rung::Park, residue: parked }] =
+                &variant.rests[..]
+            else {
+                panic!("it cannot rest")
+            };
+            assert!(asleep.on(GPU) < variant.claim.on(GPU) && asleep.ram > variant.claim.ram);
+            assert!(parked.on(GPU) == 0 && parked.ram < variant.claim.ram);
         }
     };
-    let cpu = (false, 4096, 2, None);
-    let all =
-        [(true, 4096, 2, None), (true, 4096, 1, None), (true, 4096, 1, Some("fp8")), (true, 2048, 1, Some("fp8"))];
+    let cpu = (false, 4096, 2, None, false);
+    let sizes = [(4096, 2, None), (4096, 1, None), (4096, 1, Some("fp8")), (2048, 1, Some("fp8"))];
+    let of = |(context, slots, kv), rests| (true, context, slots, kv, rests);
+    // Each as one that can rest, and as one that takes less of the host's memory.
+    let all: Vec<_> = sizes.into_iter().flat_map(|size| [of(size, true), of(size, false)]).collect();
+    let restless: Vec<_> = sizes.into_iter().map(|size| of(size, false)).collect();
     let with_cpu = [&all[..], &[cpu]].concat();
     check(able(dir.path(), |_, _| ()), &cards(), &with_cpu);
+    check(able(dir.path(), |native, _| native.parked_memory = 0), &cards(), &[&restless[..], &[cpu]].concat());
     check(able(dir.path(), |_, _| ()), &[], &[cpu]);
     check(able(dir.path(), |native, _| native.device = EngineDevice::Cuda), &cards(), &all);
     check(able(dir.path(), |native, _| native.device = EngineDevice::Cuda), &[], &[cpu]);
@@ -96,8 +105,8 @@ fn a_worker_is_told_its_card_and_its_limit() {
     };
     let device = format!("--device cuda:{GPU}");
     check(0, &[&device, "--vram-limit LIMIT", "--ctx 4096", "--slots 2", "--listen unix:/s"], "--threads");
-    check(3, &[&device, "--vram-limit LIMIT", "--ctx 2048", "--slots 1", "--kv fp8"], "--threads");
-    check(4, &["--device cpu", "--ctx 4096", "--slots 2", "--threads 3"], "--vram-limit");
+    check(7, &[&device, "--vram-limit LIMIT", "--ctx 2048", "--slots 1", "--kv fp8"], "--threads");
+    check(8, &["--device cpu", "--ctx 4096", "--slots 2", "--threads 3"], "--vram-limit");
 }
 
 #[tokio::test]
@@ -113,12 +122,14 @@ async fn rests_are_asked_for() {
     let path = dir.path().join("worker.sock");
     let asleep = post(async || "");
     let full = post(async || (StatusCode::SERVICE_UNAVAILABLE, "the card is full"));
-    let routes = Router::new().route("/sleep", asleep).route("/wake_up", full);
+    let unheld = post(async || (StatusCode::BAD_REQUEST, "nobody holds its memory"));
+    let routes = Router::new().route("/sleep", asleep).route("/wake_up", full).route("/park", unheld);
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     tokio::spawn(async move { axum::serve(listener, routes).await });
     let address = Address::Unix(path);
     assert_eq!(take(&address, Rung::Sleep).await, Ok(()));
-    assert_eq!(take(&address, Rung::Park).await, Err("it cannot".into()));
+    assert_eq!(take(&address, Rung::Park).await, Err("nobody holds its memory".into()));
+    assert_eq!(take(&address, Rung::Free).await, Err("it cannot".into()));
     assert_eq!(wake(&address).await, Err("the card is full".into()));
 }
 
@@ -169,7 +180,7 @@ async fn a_start_can_be_given_up() {
     let stop = CancellationToken::new();
     let worker = worker(dir.path(), "hangs");
     let grant = grant();
-    let (result, ()) = tokio::join!(worker.start(&grant, &stop, &|_| ()), async { stop.cancel() });
+    let (result, ()) = tokio::join!(worker.start(&grant, &stop, &|_| (), None), async { stop.cancel() });
     assert_eq!(result.unwrap_err(), StartError::Stopped);
 }
 
