@@ -38,7 +38,7 @@ kernels: | tools ## What the CUDA kernels are compiled with (no card and no CUDA
 
 .PHONY: test-tools
 test-tools: tools ## What the tests need: Docker's engine, Chromium, Python SDKs
-	scripts/apt.sh dockerd:docker.io chromium:chromium chromedriver:chromium-driver ip:iproute2 iptables:iptables
+	scripts/apt.sh dockerd:docker.io chromium:chromium chromedriver:chromium-driver ip:iproute2 iptables:iptables openssl:openssl
 	scripts/venv.sh "$(SOVEREIGN_TEST_VENV)" tests/requirements.txt
 
 .PHONY: models

@@ -84,8 +84,9 @@ impl App {
             Placement::with_runtime(runtime.clone(), policy.clone(), learned, limits, sight, tenants.clone());
         let docker = Docker::start(&config.docker, tenants.clone());
         tokio::spawn(name_holders(gpu.clone(), docker.containers(), placement.status(), tenants.clone()));
-        let stacks = Stacks::open(&config, db.clone(), docker.clone(), placement.clone(), tenants.clone());
         let egress = Egress::open(&config).await.map_err(anyhow::Error::msg).context("the configuration")?;
+        let (engine, gate) = (docker.clone(), egress.clone());
+        let stacks = Stacks::open(&config, db.clone(), engine, gate, placement.clone(), tenants.clone());
         let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
         for (name, stays) in policy.kept() {
             let models = models.clone();

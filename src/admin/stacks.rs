@@ -150,6 +150,7 @@ impl From<Error> for Problem {
             Error::File(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error),
             Error::Docker(docker::Error::Absent { .. }) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error),
             Error::Docker(docker::Error::Refused { .. }) => Self::new(StatusCode::BAD_GATEWAY, error),
+            Error::Egress(_) => Self::new(StatusCode::FORBIDDEN, error),
             Error::Superseded => Self::conflict(error),
             Error::Service(_) | Error::Db(_) => Self::internal(error),
         }

@@ -9,28 +9,32 @@ use futures_util::StreamExt;
 use std::collections::HashMap;
 
 impl Docker {
-    /// Makes sure that an image is here: one that is, is not asked for again. `progress` is told how far a pull is.
-    /// Dropping the future gives a pull up; the engine keeps the layers that had arrived.
+    /// Whether an image is here.
+    ///
+    /// # Errors
+    /// When no engine answers, or it fails.
+    pub async fn has_image(&self, image: &str) -> Result<bool, Error> {
+        match self.client()?.inspect_image(image).await {
+            Ok(_) => Ok(true),
+            Err(error) if status(&error) == Some(404) => Ok(false),
+            Err(error) => Err(Error::of(format!("look for the image {image}"))(error)),
+        }
+    }
+
+    /// Has the engine pull an image. `progress` is told how far it is. Dropping the future gives the pull up; the engine
+    /// keeps the layers that had arrived.
     ///
     /// # Errors
     /// When no engine answers, or it cannot pull the image.
-    pub async fn ensure_image(&self, image: &str, mut progress: impl FnMut(String)) -> Result<(), Error> {
+    pub async fn pull_image(&self, image: &str, mut progress: impl FnMut(&Pulled)) -> Result<(), Error> {
         let client = self.client()?;
-        match client.inspect_image(image).await {
-            Ok(_) => return Ok(()),
-            Err(error) if status(&error) == Some(404) => {}
-            Err(error) => return Err(Error::of(format!("look for the image {image}"))(error)),
-        }
         let image = tagged(image);
-        progress(format!("pulling {image}"));
         let options = CreateImageOptionsBuilder::new().from_image(&image).build();
         let mut lines = client.create_image(Some(options), None, None);
-        let mut layers = Layers::default();
+        let mut pulled = Pulled::default();
         while let Some(line) = lines.next().await {
-            layers.note(line.map_err(Error::of(format!("pull the image {image}")))?);
-            if let Some(far) = layers.far() {
-                progress(format!("pulling {image}: {far}"));
-            }
+            pulled.note(line.map_err(Error::of(format!("pull the image {image}")))?);
+            progress(&pulled);
         }
         Ok(())
     }
@@ -54,23 +58,58 @@ fn tagged(image: &str) -> String {
     if last.contains(':') || image.contains('@') { image.to_owned() } else { format!("{image}:latest") }
 }
 
-/// Bytes of the layers that are downloaded, by layer: those that arrived, and all.
-#[derive(Debug, Default)]
-struct Layers(HashMap<String, (u64, u64)>);
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// The host that is asked.
+    pub host: String,
+    /// The port there.
+    pub port: u16,
+}
 
-impl Layers {
+impl Registry {
+    /// The registry that an image's name says, or Docker's own.
+    pub fn of(image: &str) -> Self {
+        let named = image.split_once('/').map(|(first, _)| first);
+        let named = named.filter(|first| first.contains(['.', ':']) || *first == "localhost");
+        match named {
+            None | Some("docker.io" | "index.docker.io") => Self { host: "registry-1.docker.io".into(), port: 443 },
+            Some(named) => {
+                let (host, port) = match named.rsplit_once(':') {
+                    Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(443)),
+                    _ => (named, 443),
+                };
+                Self { host: host.into(), port }
+            }
+        }
+    }
+}
+
+/// How far a pull is, as the engine tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulled {
+    /// Bytes of the layers that are downloaded, by layer: those that arrived, and all.
+    layers: HashMap<String, (u64, u64)>,
+    /// The image's digest, once it is told.
+    pub digest: Option<String>,
+}
+
+impl Pulled {
     fn note(&mut self, line: CreateImageInfo) {
+        if let Some(digest) = line.status.as_deref().and_then(|status| status.strip_prefix("Digest: ")) {
+            self.digest = Some(digest.to_owned());
+        }
         let Some(id) = line.id else { return };
         let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
         match line.status.as_deref() {
             Some("Downloading") => {
                 let detail = line.progress_detail.unwrap_or_default();
                 if let (Some(current), Some(total)) = (bytes(detail.current), bytes(detail.total)) {
-                    self.0.insert(id, (current, total));
+                    self.layers.insert(id, (current, total));
                 }
             }
             Some("Download complete" | "Pull complete") => {
-                if let Some(layer) = self.0.get_mut(&id) {
+                if let Some(layer) = self.layers.get_mut(&id) {
                     layer.0 = layer.1;
                 }
             }
@@ -78,10 +117,15 @@ impl Layers {
         }
     }
 
+    /// Bytes of layers that arrived.
+    pub fn bytes(&self) -> u64 {
+        self.layers.values().map(|layer| layer.0).sum()
+    }
+
     /// How far the download is, for people; none before its first byte.
-    fn far(&self) -> Option<String> {
-        let (current, total) = self.0.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
-        (total > 0).then(|| format!("{} of {}", Bytes(current), Bytes(total)))
+    pub fn far(&self) -> Option<String> {
+        let total = self.layers.values().map(|layer| layer.1).sum();
+        (total > 0).then(|| format!("{} of {}", Bytes(self.bytes()), Bytes(total)))
     }
 }
 
@@ -101,8 +145,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_says_its_registry() {
+        let check = |image, host: &str, port| assert_eq!(Registry::of(image), Registry { host: host.into(), port });
+        check("chroma", "registry-1.docker.io", 443);
+        check("chromadb/chroma:1.5.9", "registry-1.docker.io", 443);
+        check("docker.io/chromadb/chroma", "registry-1.docker.io", 443);
+        check("ghcr.io/a/b@sha256:00", "ghcr.io", 443);
+        check("localhost/a", "localhost", 443);
+        check("127.0.0.1:5000/a:1", "127.0.0.1", 5000);
+        check("[2a0e::1]:5000/a", "[2a0e::1]", 5000);
+        check("[2a0e::1]/a", "[2a0e::1]", 443);
+    }
+
+    #[test]
     fn progress_is_the_sum_over_layers() {
-        let mut layers = Layers::default();
+        let mut layers = Pulled::default();
         assert_eq!(layers.far(), None);
         let mut note = |id: &str, status: &str, current: Option<i64>| {
             let detail = current.map(|current| ProgressDetail { current: Some(current), total: Some(4 << 20) });

@@ -7,6 +7,7 @@
 mod container;
 mod error;
 mod exec;
+mod exit;
 mod image;
 mod link;
 mod logs;
@@ -17,6 +18,8 @@ mod spec;
 pub use container::{Container, Health, Phase, Status};
 pub use error::Error;
 pub use exec::Ran;
+pub use exit::{EGRESS, Exit, PROXY};
+pub use image::{Pulled, Registry};
 pub use logs::{Line, Logs};
 pub use port::Publish;
 pub use spec::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, REVISION, Restart, Ulimit};

@@ -1,6 +1,6 @@
 //! What a container is made from, and how the engine is told.
 
-use super::{Docker, Error, PORTS, Publish, SERVICE, STACK};
+use super::{Docker, Error, Exit, PORTS, Publish, SERVICE, STACK};
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, NetworkConnectRequest,
     NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
@@ -10,6 +10,7 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,6 +77,9 @@ pub struct ContainerSpec {
     pub shm_size: Option<u64>,
     /// Limits of the kernel's, by name.
     pub ulimits: BTreeMap<String, Ulimit>,
+    /// What it may ask its proxy for, where its stack has a way out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
     /// The cards that it sees, where it sees any. Left out of the digest where it is none, as it was before there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
@@ -195,8 +199,19 @@ impl Docker {
         cards: &[String],
     ) -> Result<String, Error> {
         let client = self.client()?;
-        let mut body = body(spec, cards);
+        let mut spec = Cow::Borrowed(spec);
+        let mut proxy = None;
+        if let (Some(exit), Some(on)) = (spec.exit.clone(), spec.networks.first()) {
+            let side = self.side(&on.network).await?;
+            side.tell(&exit, &mut spec.to_mut().environment);
+            proxy = Some((side.proxy(), exit.allowed.join(" ")));
+        }
+        let mut body = body(&spec, cards);
         let labels = body.labels.get_or_insert_default();
+        if let Some((proxy, allowed)) = proxy {
+            labels.insert(super::PROXY.into(), proxy.to_string());
+            labels.insert(super::EGRESS.into(), allowed);
+        }
         labels.insert(STACK.into(), stack.into());
         labels.insert(SERVICE.into(), service.into());
         labels.insert(super::CONFIG.into(), config.into());

@@ -115,6 +115,11 @@ impl Egress {
         }
     }
 
+    /// Writes down that something wanted out that its own kind may not, whatever the policy says.
+    pub fn turn_away(&self, wish: &Wish, reason: Reason) -> Refusal {
+        self.refuse(wish, reason)
+    }
+
     /// Dials what was admitted: resolves its name (only now), refuses addresses that are not of the outside, writes the
     /// opening row, and connects to exactly the address that was checked.
     ///
@@ -327,7 +332,8 @@ impl Egress {
                 return Err(Error::Resolve { host: host(), source });
             }
         };
-        if !self.0.policy.is_lan(&wish.host) {
+        // What is listed as the house's own is the owner's to reach, not a container's.
+        if wish.class == Class::Stack || !self.0.policy.is_lan(&wish.host) {
             // One that leads into the house is enough to distrust whoever says so.
             for address in &addresses {
                 if let Some(kind) = not_outside(address.ip()) {

@@ -151,6 +151,18 @@ pub enum Reason {
     /// The class's list.
     #[error("egress.{0}.hosts in the configuration does not list it")]
     NotListed(Class),
+    /// The stack's own list.
+    #[error(
+        "the file of the stack {stack} does not list it; `x-sovereign: {{egress: [\"{host}:{port}\"]}}` there would"
+    )]
+    NotOfStack {
+        /// The stack.
+        stack: String,
+        /// The host.
+        host: String,
+        /// The port there.
+        port: u16,
+    },
     /// The owner said no for a time or for good.
     #[error("you refused it (entry {0} of the ledger); `sovereign egress revoke {0}` takes that back")]
     Denied(u64),

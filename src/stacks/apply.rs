@@ -1,13 +1,14 @@
 //! Effects, carried out one after the other.
 
-use super::Stacks;
 use super::error::Error;
+use super::listeners::Board;
 use super::plan::{Effect, Existing, Goal, reached};
-use super::seat;
 use super::spec::{ServiceSpec, Spec, docker_name};
+use super::{Stacks, proxy, pull, seat};
 use crate::docker::{Container, Docker, Restart};
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// What of a stack exists, asked of the engine itself: the watched list may be an event behind what was just done.
@@ -46,13 +47,7 @@ pub(super) async fn apply(
             return Err(Error::Superseded);
         }
         match effect {
-            Effect::Pull(image) => {
-                let pull = docker.ensure_image(image, &progress);
-                tokio::select! {
-                    pulled = pull => pulled?,
-                    () = cancel.cancelled() => return Err(Error::Superseded),
-                }
-            }
+            Effect::Pull(image) => pull::ensure(stacks, stack, spec, image, cancel, &progress).await?,
             Effect::CreateNetwork(name) => docker.create_network(name, stack).await?,
             Effect::CreateVolume(name) => docker.create_volume(name, stack).await?,
             Effect::RemoveContainer { id, service, grace } => {
@@ -69,7 +64,7 @@ pub(super) async fn apply(
                     }
                     None => {
                         progress(format!("starting {name}"));
-                        run(docker, stack, service).await?
+                        run(stacks, stack, service).await?
                     }
                 };
                 awaited.insert(name.clone(), Awaited { id, last_start: None, is_started: true });
@@ -125,9 +120,9 @@ impl Awaited {
 }
 
 /// Makes a service's container, starts it and returns its identifier. One that does not start is not left behind.
-async fn run(docker: &Docker, stack: &str, service: &ServiceSpec) -> Result<String, Error> {
-    let id = create(docker, stack, service, &[]).await?;
-    start(docker, stack, service, &id).await?;
+async fn run(stacks: &Stacks, stack: &str, service: &ServiceSpec) -> Result<String, Error> {
+    let id = create(&stacks.0.docker, stack, service, &[]).await?;
+    start(stacks, stack, service, &id).await?;
     Ok(id)
 }
 
@@ -143,12 +138,42 @@ pub(super) async fn create(
 }
 
 /// Starts a container that was just made. One that does not start is not left behind.
-pub(super) async fn start(docker: &Docker, stack: &str, service: &ServiceSpec, id: &str) -> Result<(), Error> {
-    let Err(error) = docker.start_container(id).await else { return Ok(()) };
+pub(super) async fn start(stacks: &Stacks, stack: &str, service: &ServiceSpec, id: &str) -> Result<(), Error> {
+    let docker = &stacks.0.docker;
+    let started = match exit(stacks, service, id).await {
+        Ok(()) => docker.start_container(id).await.map_err(Error::from),
+        Err(error) => Err(error),
+    };
+    let Err(error) = started else { return Ok(()) };
     if let Err(error) = docker.remove_container(id).await {
         tracing::warn!(stack, service = service.name, %error, "a container that did not start is left behind");
     }
     Err(Error::Service(format!("{}: {error}", service.name)))
+}
+
+/// How long a proxy may take to listen.
+const PROXY: Duration = Duration::from_secs(10);
+
+/// Waits until a container's way out is there, where it has one: its first word may be for it.
+async fn exit(stacks: &Stacks, service: &ServiceSpec, id: &str) -> Result<(), Error> {
+    if service.container.exit.is_none() {
+        return Ok(());
+    }
+    let (mut containers, mut proxies) = (stacks.0.docker.containers(), stacks.0.proxies.clone());
+    let listens = async {
+        let told = containers.wait_for(|all| all.iter().any(|one| one.id == id)).await.ok()?.clone();
+        let container = told.iter().find(|one| one.id == id)?;
+        // On no network, it has no need of one.
+        let Some(address) = proxy::address(container) else { return Some(Ok(())) };
+        let settled = |board: &Board| board.open.contains(&address) || board.problems.contains_key(&container.stack);
+        let board = proxies.wait_for(settled).await.ok()?;
+        let problem = board.problems.get(&container.stack).filter(|_| !board.open.contains(&address));
+        Some(problem.map_or(Ok(()), |problem| Err(Error::Service(problem.clone()))))
+    };
+    match tokio::time::timeout(PROXY, listens).await {
+        Ok(listens) => listens.unwrap_or(Err(Error::Superseded)),
+        Err(_) => Err(Error::Service("its way out was not there within 10 s".into())),
+    }
 }
 
 /// Waits until a service's container has reached a goal, by what the engine's events tell.

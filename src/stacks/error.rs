@@ -21,6 +21,9 @@ pub enum Error {
     /// A service did not come up.
     #[error("{0}")]
     Service(String),
+    /// Something may not leave the house.
+    #[error("{0}")]
+    Egress(String),
     /// A newer wish for the same stack, or the end of the daemon.
     #[error("given up for something newer")]
     Superseded,

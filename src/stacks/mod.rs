@@ -3,8 +3,10 @@
 //! A file is read (`compose`), resolved (`spec`) and compared with what exists; the difference is decided purely
 //! (`plan`) and carried out (`apply`). Of each stack one operation runs at a time, and the newest wish wins. What is
 //! wanted is kept in the database (`wanted`), so that a stack that is wanted up comes up again when the daemon or the
-//! Docker engine does. Networks are internal; `forward` serves the ports.
+//! Docker engine does. Networks are internal; `forward` serves the ports, and `proxy` is the
+//! way out of stacks that ask for one. What they have in common is `listeners`.
 
+mod allowed;
 mod apply;
 mod canary;
 pub mod compose;
@@ -12,6 +14,8 @@ mod error;
 mod forward;
 mod listeners;
 pub mod plan;
+mod proxy;
+mod pull;
 mod seat;
 mod shelf;
 pub mod spec;
@@ -19,6 +23,7 @@ mod station;
 mod view;
 mod wanted;
 
+pub use allowed::Allowed;
 pub use error::Error;
 pub use station::Handle;
 pub use view::{ServiceView, StackState, StackView};
@@ -26,6 +31,7 @@ pub use view::{ServiceView, StackState, StackView};
 use crate::config::Config;
 use crate::db::Db;
 use crate::docker::{Docker, Logs};
+use crate::egress::Egress;
 use crate::placement::Placement;
 use seat::Sitter;
 use station::{Station, Work};
@@ -43,12 +49,14 @@ pub struct Stacks(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     docker: Docker,
+    egress: Egress,
     db: Db,
     dir: PathBuf,
     stations: Mutex<BTreeMap<String, Station>>,
     /// Held while a wish is written and its operation put into the line, so that both are of one order.
     wishing: tokio::sync::Mutex<()>,
     ports: watch::Receiver<listeners::Board>,
+    proxies: watch::Receiver<listeners::Board>,
     placement: Placement,
     /// Containers that take room on cards, by identifier.
     seated: Mutex<BTreeMap<String, Sitter>>,
@@ -67,6 +75,7 @@ impl Stacks {
         config: &Config,
         db: Db,
         docker: Docker,
+        egress: Egress,
         placement: Placement,
         shutdown: CancellationToken,
     ) -> Result<Self, sqlx::Error> {
@@ -80,13 +89,16 @@ impl Stacks {
             tracing::warn!(dir = %dir.display(), %error, "there is no folder for stacks");
         }
         let ports = forward::start(&docker, shutdown.clone());
+        let proxies = proxy::start(&docker, &egress, shutdown.clone());
         let stacks = Self(Arc::new(Inner {
             docker,
+            egress,
             db,
             dir,
             stations: Mutex::new(stations),
             wishing: tokio::sync::Mutex::default(),
             ports,
+            proxies,
             placement,
             seated: Mutex::default(),
             undeclared: config.placement.undeclared.0,
@@ -105,7 +117,7 @@ impl Stacks {
         let mut shelf = self.shelf().await;
         let containers = self.0.docker.containers().borrow().clone();
         let absent = self.0.docker.state().borrow().absent().is_some();
-        let ports = self.0.ports.borrow().problems.clone();
+        let unserved = [&self.0.ports, &self.0.proxies].map(|board| board.borrow().problems.clone());
         let stations = self.stations();
         let mut names: Vec<String> = shelf.keys().cloned().collect();
         names.extend(containers.iter().map(|container| container.stack.clone()));
@@ -133,7 +145,7 @@ impl Stacks {
             };
             let problem = refusal
                 .or_else(|| station.and_then(|station| station.problem.clone()))
-                .or_else(|| ports.get(&name).cloned())
+                .or_else(|| unserved.iter().find_map(|problems| problems.get(&name).cloned()))
                 .or_else(|| own.iter().find_map(|container| plan::ailment(container)));
             StackView {
                 title: spec.as_ref().map_or_else(|| name.clone(), |spec| spec.title.clone()),
@@ -221,7 +233,7 @@ impl Stacks {
     /// Brings everything to what is wanted, now and whenever a Docker engine appears; tells of changes in between.
     async fn keep(self) {
         let (mut state, mut containers) = (self.0.docker.state(), self.0.docker.containers());
-        let mut ports = self.0.ports.clone();
+        let (mut ports, mut proxies) = (self.0.ports.clone(), self.0.proxies.clone());
         let mut was_present = false;
         loop {
             let is_present = state.borrow_and_update().engine().is_some();
@@ -236,6 +248,7 @@ impl Stacks {
                 changed = state.changed() => changed.is_err(),
                 changed = containers.changed() => changed.is_err(),
                 changed = ports.changed() => changed.is_err(),
+                changed = proxies.changed() => changed.is_err(),
             };
             if ended {
                 return;

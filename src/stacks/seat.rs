@@ -237,7 +237,7 @@ pub(super) async fn run(
     let id = apply::create(&stacks.0.docker, stack, service, seat.cards()).await?;
     let sitter = Sitter::new(stack, &service.name, &id, None, service.container.stop_grace);
     stacks.sit(seat, sitter);
-    match apply::start(&stacks.0.docker, stack, service, &id).await {
+    match apply::start(stacks, stack, service, &id).await {
         Ok(()) => Ok(id),
         Err(error) => {
             stacks.leave(&id);

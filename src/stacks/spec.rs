@@ -5,7 +5,7 @@ use super::compose::{
     self, Compose, Condition, Count, DeviceKeys, Error, HealthcheckKeys, NetworkKeys, SecurityOption, Service,
     ServiceNetworks, VolumeKey, VolumeSource,
 };
-use crate::docker::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, REVISION};
+use crate::docker::{Attachment, Cards, ContainerSpec, Exit, GpuSpec, Healthcheck, Mount, MountSource, REVISION};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -160,6 +160,7 @@ impl Resolver<'_> {
             nano_cpus: written.cpus.or(limits.cpus).map(|cpus| cpus.0),
             shm_size: written.shm_size.map(|size| size.0),
             ulimits: written.ulimits.iter().map(|(name, limit)| (name.clone(), limit.0)).collect(),
+            exit: self.exit(),
             gpu: self.gpu(name, written, line)?,
         };
         Ok(ServiceSpec {
@@ -169,6 +170,16 @@ impl Resolver<'_> {
             config: digest(&container),
             container,
         })
+    }
+
+    /// What it may ask its proxy for, where the stack has a way out.
+    fn exit(&self) -> Option<Exit> {
+        let allowed: Vec<String> = self.compose.sovereign.egress.iter().map(ToString::to_string).collect();
+        let aliases = self.compose.services.values().filter_map(|service| service.value.networks.as_ref());
+        let aliases = aliases.flat_map(|networks| networks.value.0.values().flatten()).flat_map(|keys| &keys.aliases);
+        let direct: BTreeSet<&String> = self.compose.services.keys().chain(aliases).collect();
+        let direct = direct.into_iter().cloned().collect();
+        (!allowed.is_empty()).then_some(Exit { allowed, direct })
     }
 
     /// The cards that it sees, and what it may take of them.

@@ -35,7 +35,9 @@ impl Daemon {
     /// The same, by a command that becomes the program.
     pub fn by(mut command: Command, state: &Path, config: &Value, environment: &[(&str, &str)]) -> Self {
         let mut config = config.clone();
-        config["docker"] = json!({"host": format!("unix://{}/no-docker.sock", state.display())});
+        if config.get("docker").is_none() {
+            config["docker"] = json!({"host": format!("unix://{}/no-docker.sock", state.display())});
+        }
         std::fs::create_dir_all(state).unwrap();
         let file = state.join("config.yaml");
         // JSON is YAML.
@@ -128,7 +130,7 @@ fn refusal(output: &Output) -> String {
     text(&output.stderr)
 }
 
-fn test_model(name: &str) -> PathBuf {
+pub fn test_model(name: &str) -> PathBuf {
     let models = std::env::var_os("SOVEREIGN_TEST_MODELS")
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache/sovereign/test-models"));

@@ -2,7 +2,7 @@
 
 mod cards;
 pub mod engine;
-mod registry;
+pub mod registry;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(90);
 
 /// A daemon's parts over a state folder, with the owner's stacks in it.
 async fn daemon(folder: &Path, docker: &str) -> App {
-    let config = json!({"docker": {"host": docker}}).to_string();
+    let config = json!({"docker": {"host": docker}, "egress": {"image_pulls": "on"}}).to_string();
     let file = folder.join("config.yaml");
     std::fs::write(&file, config).unwrap();
     App::start(Config::load(Some(&file), Some(folder)).unwrap()).await.unwrap()
@@ -83,7 +83,7 @@ fn container(app: &App, service: &str) -> String {
 }
 
 /// What the service behind a port greets with, once it has echoed.
-async fn greeting(port: u16) -> String {
+pub async fn greeting(port: u16) -> String {
     // While the service starts again, or the engine does, nobody may be behind the port.
     let talk = async {
         loop {
@@ -114,7 +114,7 @@ async fn next(log: &mut Logs) -> String {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

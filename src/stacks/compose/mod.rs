@@ -20,6 +20,7 @@ pub use scalars::{Argv, Duration, Names, OneOrMany, Pairs, Size};
 pub use service::{Condition, NetworkKeys, SecurityOption, Service, ServiceNetworks};
 pub use volumes::{VolumeKey, VolumeSource};
 
+use super::allowed::Allowed;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_yaml::Spanned;
@@ -42,7 +43,7 @@ pub struct Compose {
     pub sovereign: Sovereign,
 }
 
-/// `x-sovereign`: what a stack says of itself to the dashboard.
+/// `x-sovereign`: what a stack says of itself to the dashboard, and what it needs of the outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sovereign {
@@ -50,6 +51,8 @@ pub struct Sovereign {
     pub title: Option<String>,
     /// What it is good for, in a sentence or two.
     pub description: Option<String>,
+    /// Where its containers may connect to, if the owner's policy lets them; nowhere else, and nowhere without it.
+    pub egress: Vec<Allowed>,
 }
 
 /// A volume. There is nothing to say about one yet.

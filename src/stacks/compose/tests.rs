@@ -265,3 +265,21 @@ proptest! {
         let _ = read(&text);
     }
 }
+
+#[test]
+fn a_way_out_is_a_list() {
+    let file = |egress: &str| {
+        format!(
+            "services:\n  a: {{image: x, networks: {{n: {{aliases: [db]}}}}}}\n  b: {{image: x}}\nnetworks: {{n: }}\n\
+             x-sovereign: {{egress: {egress}}}\n"
+        )
+    };
+    let exit = |egress: &str| read(&file(egress)).unwrap().services[0].container.exit.clone();
+    assert_eq!(exit("[]"), None);
+    let allowed = ["a.example", "b.example:22", "*.c.example"].map(str::to_owned).to_vec();
+    let direct = ["a", "b", "db"].map(str::to_owned).to_vec();
+    assert_eq!(exit("[A.example, 'b.example:22', '*.c.example']"), Some(crate::docker::Exit { allowed, direct }));
+    let error = |egress: &str| read(&file(egress)).unwrap_err().to_string();
+    assert!(error("['*']").contains("s.yaml:5: `*` would be every host"), "{}", error("['*']"));
+    assert!(error("['https://a.example']").contains("s.yaml:5: "), "{}", error("['https://a.example']"));
+}

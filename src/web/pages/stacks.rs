@@ -143,6 +143,7 @@ fn refused(error: stacks::Error) -> Error {
         stacks::Error::File(_) => StatusCode::UNPROCESSABLE_ENTITY,
         stacks::Error::Docker(docker::Error::Absent { .. }) => StatusCode::SERVICE_UNAVAILABLE,
         stacks::Error::Docker(docker::Error::Refused { .. }) => StatusCode::BAD_GATEWAY,
+        stacks::Error::Egress(_) => StatusCode::FORBIDDEN,
         stacks::Error::Superseded => StatusCode::CONFLICT,
         stacks::Error::Service(_) => StatusCode::INTERNAL_SERVER_ERROR,
         stacks::Error::Db(_) => return Error::internal(error),

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static void end(int signal) { (void)signal; _exit(0); }
@@ -120,6 +121,45 @@ static void everything(const char *v4, const char *v6, const char *names, const 
     lookup("names, by docker, text", "127.0.0.11", name, 16);
 }
 
+/* Asks the proxy of the environment for something, and tells its answer's first line and, of a tunnel, whether what is
+   sent comes back; of a refusal, why. */
+static int proxied(const char *method, const char *target, int told) {
+    const char *proxy = getenv("HTTP_PROXY");
+    char host[64] = "", answer[2048], *body;
+    int port = 0, status = 0;
+    size_t had = 0;
+    ssize_t n;
+    struct sockaddr_storage there;
+    if (!proxy || sscanf(proxy, "http://%63[^:]:%d", host, &port) != 2) {
+        if (told) printf("%s %s: no proxy\n", method, target);
+        return -1;
+    }
+    socklen_t size = address(&there, host, port);
+    int s = socket(there.ss_family, SOCK_STREAM, 0);
+    if (s < 0 || connect(s, (struct sockaddr *)&there, size)) {
+        if (told) printf("%s %s: %s\n", method, target, strerror(errno));
+        close(s);
+        return -1;
+    }
+    dprintf(s, "%s %s HTTP/1.1\r\nHost: %s\r\n\r\n", method, target, target);
+    while (had + 1 < sizeof answer && (n = read(s, answer + had, sizeof answer - 1 - had)) > 0) {
+        had += n;
+        answer[had] = 0;
+        if (!strcmp(method, "CONNECT") && !strncmp(answer, "HTTP/1.1 200", 12)) break;
+    }
+    answer[had] = 0;
+    sscanf(answer, "HTTP/1.1 %d", &status);
+    body = strstr(answer, "\r\n\r\n");
+    if (status == 200 && !strcmp(method, "CONNECT")) {
+        char echo[5] = "";
+        if (write(s, "ping", 4) == 4 && read(s, echo, 4) == 4 && !strcmp(echo, "ping")) body = "    it comes back";
+        else body = "    nothing comes back";
+    }
+    if (told) printf("%s %s: %d %s\n", method, target, status, body ? body + 4 : "");
+    close(s);
+    return status;
+}
+
 int main(int argc, char **argv) {
     signal(SIGTERM, end);
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -135,6 +175,21 @@ int main(int argc, char **argv) {
         printf("a route: %s\n", failed && errno != EEXIST ? strerror(errno) : "it is there");
         everything(argv[2], argv[3], argv[4], argv[5]);
         puts("that was everything");
+        return 0;
+    }
+    if (argc >= 4 && !strcmp(argv[1], "ask")) {
+        for (int at = 2; at + 1 < argc; at += 2) proxied(argv[at], argv[at + 1], 1);
+        puts("that was everything");
+        return 0;
+    }
+    /* As a program does that tries again and again. */
+    if (argc == 5 && !strcmp(argv[1], "storm")) {
+        int tries = 0, refused = 0;
+        for (time_t end = time(NULL) + atoi(argv[4]); time(NULL) < end; tries++) {
+            if (proxied(argv[2], argv[3], tries == 0) != 200) refused++;
+            usleep(20000);
+        }
+        printf("%d tries, %d refused\nthat was everything\n", tries, refused);
         return 0;
     }
     fprintf(stderr, "what is to be done?\n");

@@ -23,16 +23,25 @@ pub const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 /// The same by the newer protocol.
 pub const SOMEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2a0e, 0x77, 0, 0, 0, 0, 0, 0x34);
 
+/// What the internet sees of the house.
+pub const HOUSE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(81, 2, 69, 1)), IpAddr::V6(Ipv6Addr::new(0x2a0e, 1, 0, 0, 0, 0, 0, 1))];
+
 /// Where this machine's resolver listens, as systemd's does.
 const STUB: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+/// What the router says to the internet of its own.
+const MARK: &str = "this was all";
 /// The internet takes what comes to any port here, and answers.
 const SINK: u16 = 9;
 
 /// The three, joined.
 pub struct World {
     pub house: Namespace,
-    router: Namespace,
+    pub router: Namespace,
+    pub internet: Namespace,
+    /// Names and their addresses.
+    pub zone: Zone,
     /// What passes between router and internet.
     pub outside: Capture,
     /// The house's own resolver.
@@ -72,7 +81,7 @@ impl World {
             router.run(iptables, "--table nat --append POSTROUTING --out-interface wan --jump MASQUERADE");
             // Every address is the internet's own; what is no name server's and no web server's is the sink's.
             let redirect = format!("--jump REDIRECT --to-ports {SINK}");
-            for (protocol, served) in [("tcp", "80,443"), ("udp", "53")] {
+            for (protocol, served) in [("tcp", "80,443,5000"), ("udp", "53")] {
                 internet.run(
                     iptables,
                     &format!(
@@ -82,11 +91,12 @@ impl World {
             }
         }
         internet.ip("route add local 0.0.0.0/0 dev lo");
-        internet.ip("-6 route add local ::/0 dev lo");
+        internet.ip("-6 route add local 2a0e:77::/32 dev lo");
 
         sink(&internet)?;
         let socket = internet.within(|| UdpSocket::bind((NAMES, 53)))?;
-        std::thread::spawn(move || dns::serve(&socket, &zone));
+        let known = zone.clone();
+        std::thread::spawn(move || dns::serve(&socket, &known));
         let stub = Resolver::default();
         let resolve = |namespace: &Namespace, listen: IpAddr, upstream: IpAddr, resolver: Resolver| -> io::Result<()> {
             let socket = namespace.within(|| UdpSocket::bind((listen, 53)))?;
@@ -99,7 +109,7 @@ impl World {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("resolv.conf"), format!("nameserver {STUB}\n"))?;
         let outside = Capture::start(&router, "wan");
-        Ok(Self { house, router, outside, stub, folder })
+        Ok(Self { house, router, internet, zone, outside, stub, folder })
     }
 
     /// Takes commands into the house, whose resolver they use.
@@ -114,16 +124,28 @@ impl World {
         }
     }
 
+    /// Does something on a thread that is in the house, and resolves names as one does there. Threads that it begins are
+    /// there too.
+    pub fn at_home<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let file = path(&self.folder.path().join("resolv.conf"));
+        self.house.within(|| {
+            see(&file).unwrap();
+            act()
+        })
+    }
+
     /// What has left the house, or come back to it, since the capture held `from` packets.
     pub fn left(&self, from: usize) -> Vec<super::capture::Packet> {
         // The router's own word to the internet comes last.
         static MARKS: AtomicU64 = AtomicU64::new(0);
-        let mark = format!("this was all, {}", MARKS.fetch_add(1, Ordering::Relaxed)).into_bytes();
+        let mark = format!("{MARK}, {}", MARKS.fetch_add(1, Ordering::Relaxed)).into_bytes();
         self.router.within(|| {
             let socket = UdpSocket::bind(("81.2.69.1", 0)).unwrap();
             socket.send_to(&mark, ("81.2.69.254", SINK)).unwrap();
         });
-        self.outside.until(from, &mark)
+        let mut packets = self.outside.until(from, &mark);
+        packets.retain(|packet| !packet.payload.starts_with(MARK.as_bytes()));
+        packets
     }
 }
 
@@ -131,7 +153,7 @@ fn path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
-/// Puts `file` in the place of the resolver's configuration, for this process and its children alone.
+/// Puts `file` in the place of the resolver's configuration, for the calling thread and what it begins alone.
 fn see(file: &CString) -> io::Result<()> {
     let (root, target) = (c"/".as_ptr(), c"/etc/resolv.conf".as_ptr());
     let none = std::ptr::null();
@@ -152,7 +174,7 @@ fn sink(internet: &Namespace) -> io::Result<()> {
         let mut buffer = [0; 2048];
         while let Ok((length, from)) = udp.recv_from(&mut buffer) {
             // What the router says is not for the house.
-            if !buffer[..length].starts_with(b"this was all") {
+            if !buffer[..length].starts_with(MARK.as_bytes()) {
                 let _ = udp.send_to(&buffer[..length], from);
             }
         }

@@ -33,6 +33,13 @@ struct Content {
 impl Registry {
     /// Serves an image of one layer. The layer itself is kept back until [`Registry::open`].
     pub async fn serve(layer: Vec<u8>, entrypoint: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = listener.local_addr().unwrap().to_string();
+        Self::at(listener, &name, layer, entrypoint)
+    }
+
+    /// The same by another name.
+    pub fn at(listener: TcpListener, name: &str, layer: Vec<u8>, entrypoint: &str) -> Self {
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let config = json!({
             "architecture": architecture,
@@ -65,8 +72,7 @@ impl Registry {
             .route("/v2/hello/manifests/{reference}", get(manifest_of))
             .route("/v2/hello/blobs/{digest}", get(blob))
             .with_state(Arc::new(content));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let image = format!("{}/hello:1", listener.local_addr().unwrap());
+        let image = format!("{name}/hello:1");
         let task = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self { image, gate, task }
     }
