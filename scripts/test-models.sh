@@ -8,5 +8,5 @@ for name in "$@"; do
     [ -f "$folder/$name-q4_k_m.gguf" ] && continue
     # Builds what the tests need next anyway: `cargo run` alone would build the library once more, without their features.
     cargo test --quiet --no-run
-    "${SOVEREIGN_BINARY:-target/debug/sovereign}" model pull "$name" --to "$folder" --python-index "$(scripts/python-index.sh)"
+    "${SOVEREIGN_BINARY:-target/debug/sovereign}" model pull "$name" --yes --to "$folder" --python-index "$(scripts/python-index.sh)"
 done

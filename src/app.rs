@@ -87,7 +87,8 @@ impl App {
         let egress = Egress::open(&config).await.map_err(anyhow::Error::msg).context("the configuration")?;
         let (engine, gate) = (docker.clone(), egress.clone());
         let stacks = Stacks::open(&config, db.clone(), engine, gate, placement.clone(), tenants.clone());
-        let models = Models::open(&config, db.clone()).await.context("cannot read the list of models")?;
+        let models =
+            Models::open(&config, db.clone(), egress.clone()).await.context("cannot read the list of models")?;
         for (name, stays) in policy.kept() {
             let models = models.clone();
             let find = move |name: &str| models.resolve(name).ok();

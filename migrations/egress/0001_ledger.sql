@@ -12,6 +12,9 @@ CREATE TABLE entry (
 -- Consents, refusals for good and switches: read when the daemon starts.
 CREATE INDEX entry_decision ON entry (seq) WHERE kind IN ('allowed', 'denied', 'revoked', 'offline', 'online', 'set');
 
+-- How a connection ended, by the row that opened it.
+CREATE INDEX entry_closed ON entry (json_extract(body, '$.opened')) WHERE kind = 'closed';
+
 -- What was sent, as text, beside the row whose digest covers it: this may be erased, the row not.
 CREATE TABLE text (
     seq  INTEGER PRIMARY KEY REFERENCES entry (seq),

@@ -3,6 +3,7 @@
 //! One file a noun, each exporting its `router()`. Errors are RFC 9457 problems. Nothing here asks who the caller is:
 //! the daemon serves it openly on the socket, and behind a session on TCP.
 
+mod egress;
 mod energy;
 mod keys;
 mod models;
@@ -11,6 +12,7 @@ mod session;
 mod stacks;
 mod status;
 
+pub use egress::{Decided, NewDecision, NewMode, Switch};
 pub use keys::{Created, NewKey};
 pub use models::{ModelList, NewPull};
 pub use problem::{Body, Problem};
@@ -26,6 +28,7 @@ use axum::routing::any;
 /// Every noun's routes.
 pub fn router() -> Router<App> {
     Router::new()
+        .merge(egress::router())
         .merge(energy::router())
         .merge(keys::router())
         .merge(models::router())

@@ -39,12 +39,34 @@ impl Client {
         self.json(self.http.get(url(path))).await
     }
 
+    /// Whether a daemon answers at all.
+    ///
+    /// # Errors
+    /// When there may be one, and it cannot be asked.
+    pub async fn is_running(&self) -> anyhow::Result<bool> {
+        match self.http.get(url("/admin/v1/status")).send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match io_kind(&error) {
+                Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => Ok(false),
+                _ => Err(self.unreachable(&error)),
+            },
+        }
+    }
+
     /// `POST path` with a JSON body, and the JSON of its answer.
     ///
     /// # Errors
     /// As [`Client::get`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
         self.json(self.http.post(url(path)).json(body)).await
+    }
+
+    /// `PUT path` with a JSON body; an answer's body is ignored.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
+        self.send(self.http.put(url(path)).json(body)).await.map(drop)
     }
 
     /// `DELETE path`; an answer's body is ignored.

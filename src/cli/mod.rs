@@ -1,11 +1,14 @@
 //! The command line: one file a subcommand, dispatched by one `match`.
 
+mod asker;
 mod bench;
 mod chat;
 mod client;
 mod doctor;
+mod egress;
 mod eval;
 mod key;
+mod lines;
 mod model;
 mod serve;
 mod stack;
@@ -51,6 +54,9 @@ enum Command {
     Chat(chat::Chat),
     Doctor(doctor::Doctor),
     Key(key::Key),
+    Egress(egress::Egress),
+    Offline(egress::Offline),
+    Online(egress::Online),
     Bench(bench::Bench),
     Eval(eval::Eval),
 }
@@ -71,6 +77,9 @@ impl Cli {
             Command::Chat(command) => command.run(&global),
             Command::Doctor(command) => command.run(&global),
             Command::Key(command) => command.run(&global),
+            Command::Egress(command) => command.run(&global),
+            Command::Offline(command) => command.run(&global),
+            Command::Online(command) => command.run(&global),
             Command::Bench(command) => command.run(),
             Command::Eval(command) => command.run(),
         }

@@ -73,7 +73,6 @@ impl Consent {
 
 /// The owner's answer to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Answer {
     /// Whether it may pass.
     pub allow: bool,
@@ -118,4 +117,13 @@ pub struct Question {
     pub waiting: usize,
     /// When it was first asked, in milliseconds since 1970.
     pub since: i64,
+}
+
+impl Question {
+    /// Whether an errand of the owner's asks it, which was begun with these words.
+    pub fn is_about(&self, class: Class, errand: &str) -> bool {
+        self.class == class
+            && self.initiator == Initiator::Owner
+            && self.what.strip_suffix(errand).is_some_and(|request| request.ends_with(" for "))
+    }
 }

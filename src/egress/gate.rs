@@ -1,14 +1,16 @@
 //! The one gate: what wants out is admitted here, dialled here, and written down before it leaves.
 
+use super::client::Outside;
 use super::consent::{Answer, Consent, Lasting, Period, Question, Scope};
 use super::desk::{Desk, Wake, now};
 use super::error::{Error, Refusal};
 use super::flow::{Cord, Entrusted, Flow, Place, Record};
 use super::ledger::{self, Contact, Decision, Event, Ledger};
+use super::lines::{self, Page};
 use super::policy::{Basis, Policy, Reason, Verdict};
 use super::resolve::{Resolver, not_outside};
 use super::view::View;
-use super::wish::{Class, Wish};
+use super::wish::{Class, Initiator, Wish};
 use crate::config::{Config, Mode};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,8 +145,19 @@ impl Egress {
     /// When it may not pass any more, or the ledger cannot be written.
     pub async fn entrust(&self, permit: Permit) -> Result<Entrusted, Error> {
         let (place, basis) = self.begin(&permit.wish)?;
-        let record = self.record(&permit.wish, basis, None, &place.cord).await?;
+        let record = self.record(&permit.wish, basis, None, None, &place.cord).await?;
         Ok(Entrusted::new(record, place))
+    }
+
+    /// An HTTP client for one errand: what it asks is admitted, dialled and written down request by request. `what` says
+    /// in a few words what the errand is.
+    pub fn outside(&self, class: Class, initiator: Initiator, what: impl Into<String>) -> Outside {
+        Outside::new(self.clone(), class, initiator, what.into())
+    }
+
+    /// Whether a host may have an address of the house.
+    pub(super) fn is_lan(&self, host: &str) -> bool {
+        self.0.policy.is_lan(host)
     }
 
     /// What is in force, what waits and what lives.
@@ -160,6 +173,15 @@ impl Egress {
     /// Changes with everything that [`view`](Self::view) shows but the bytes of connections.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// The ledger as people read it: up to `limit` rows' worth of lines before row `before`, the latest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn lines(&self, before: Option<u64>, limit: u32) -> Result<Page, Error> {
+        let flows = self.view().flows;
+        Ok(lines::read(self.ledger()?, &flows, before, limit).await?)
     }
 
     /// The ledger.
@@ -321,10 +343,11 @@ impl Egress {
 
     async fn connect(&self, wish: &Wish, basis: Basis, place: Place) -> Result<Flow, Error> {
         let host = || wish.host.clone();
-        if wish.address().is_none() {
+        let looked_up = match wish.address() {
+            Some(_) => None,
             // The question to a name server leaves the house as well.
-            self.ledger()?.append(Event::LookedUp(contact(wish, Some(basis))), None).await?;
-        }
+            None => Some(self.ledger()?.append(Event::LookedUp(contact(wish, Some(basis))), None).await?),
+        };
         let addresses = match self.0.resolver.resolve(&wish.host, wish.port).await {
             Ok(addresses) => addresses,
             Err(source) => {
@@ -333,7 +356,7 @@ impl Egress {
             }
         };
         // What is listed as the house's own is the owner's to reach, not a container's.
-        if wish.class == Class::Stack || !self.0.policy.is_lan(&wish.host) {
+        if wish.stranger || wish.class == Class::Stack || !self.0.policy.is_lan(&wish.host) {
             // One that leads into the house is enough to distrust whoever says so.
             for address in &addresses {
                 if let Some(kind) = not_outside(address.ip()) {
@@ -345,7 +368,7 @@ impl Egress {
         }
         let mut last = None;
         for address in addresses.into_iter().take(ADDRESSES) {
-            let mut record = self.record(wish, basis, Some(address.ip()), &place.cord).await?;
+            let mut record = self.record(wish, basis, Some(address.ip()), looked_up, &place.cord).await?;
             let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
             let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing answered for 15 s");
             match connected.map_err(late).flatten() {
@@ -376,12 +399,14 @@ impl Egress {
         wish: &Wish,
         basis: Basis,
         address: Option<IpAddr>,
+        looked_up: Option<u64>,
         cord: &Arc<Cord>,
     ) -> Result<Record, Error> {
         let text = wish.sent.as_ref().and_then(|sent| sent.text.clone());
         let event = Event::Opened {
             contact: contact(wish, Some(basis)),
             address,
+            looked_up,
             sent: wish.sent.as_ref().map(|sent| sent.sha256.clone()),
             text: text.is_some(),
         };
@@ -398,7 +423,7 @@ impl Egress {
             self.note_refusal(wish, reason.to_string());
         }
         self.changed();
-        Refusal { host: wish.host.clone(), what: wish.what.clone(), reason }
+        Refusal { host: wish.host.clone(), reason }
     }
 
     fn note_refusal(&self, wish: &Wish, reason: String) {

@@ -80,7 +80,7 @@ pub struct Policy {
 }
 
 /// One attempt a minute and host.
-const QUIET: Duration = Duration::from_secs(60);
+pub(super) const QUIET: Duration = Duration::from_secs(60);
 
 impl Policy {
     /// As the configuration has it. The hosts that it names as the models' sources are the owner's choice, wherever they are.

@@ -150,6 +150,8 @@ pub struct Wish {
     pub sent: Option<Sent>,
     /// What it belongs to.
     pub errand: Errand,
+    /// Whether somebody outside led here: then no host of the house is reached, whatever the configuration lists.
+    pub stranger: bool,
 }
 
 /// A body that is sent.
@@ -179,7 +181,7 @@ impl Wish {
         what: impl Into<String>,
     ) -> Result<Self, String> {
         let (host, what) = (normal(host)?, what.into());
-        Ok(Self { class, initiator, host, port, what, sent: None, errand: Errand::default() })
+        Ok(Self { class, initiator, host, port, what, sent: None, errand: Errand::default(), stranger: false })
     }
 
     /// The host's address, where it is one and no name.

@@ -1,7 +1,8 @@
 use crate::config::Bytes;
-use crate::egress::{self, HttpError, StatusCode};
+use crate::egress::{self, StatusCode};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// No model has that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,12 +112,12 @@ pub enum Error {
         reasons: Vec<String>,
     },
     /// The connection failed or broke.
-    #[error("{from}: {}", egress::causes(source))]
+    #[error("{from}: {source}")]
     Http {
         /// Who was asked.
         from: String,
-        /// What happened. Its URL was removed: it may be a signed one.
-        source: HttpError,
+        /// What happened.
+        source: egress::Error,
     },
     /// The server refused.
     #[error("{from} answered {status}{}", said.as_ref().map(|said| format!(": {said}")).unwrap_or_default())]
@@ -156,9 +157,6 @@ pub enum Error {
     /// The catalogue is wrong.
     #[error("the catalogue of models: {0}")]
     Catalogue(String),
-    /// No client can be made.
-    #[error(transparent)]
-    Egress(#[from] egress::NoClient),
     /// Somebody asked to stop.
     #[error("the pull was cancelled; what had arrived is kept for the next one")]
     Cancelled,
@@ -169,8 +167,8 @@ impl Error {
         move |source| Self::Io { path: path.to_path_buf(), source }
     }
 
-    pub(super) fn http(from: &str) -> impl FnOnce(HttpError) -> Self {
-        move |source| Self::Http { from: from.into(), source: source.without_url() }
+    pub(super) fn http(from: &str) -> impl FnOnce(egress::Error) -> Self {
+        move |source| Self::Http { from: from.into(), source }
     }
 
     pub(super) fn protocol(from: &str, problem: impl Into<String>) -> Self {
@@ -180,12 +178,20 @@ impl Error {
     /// Whether the same request may succeed a moment later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Http { source, .. } => !source.is_redirect() && !source.is_builder(),
+            Self::Http { source, .. } => source.is_transient(),
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             }
             _ => false,
+        }
+    }
+
+    /// How long to leave the server alone, where it did not answer at all.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        match self {
+            Self::Http { source, .. } => source.silence(),
+            _ => None,
         }
     }
 
@@ -199,7 +205,6 @@ impl Error {
                 | Self::Busy { .. }
                 | Self::Exists { .. }
                 | Self::Db(_)
-                | Self::Egress(_)
         )
     }
 }

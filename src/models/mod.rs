@@ -24,6 +24,7 @@ pub use spec::{AdapterSpec, DraftSpec, Memory, ModelSpec, Wanted};
 
 use crate::config::{self, Config};
 use crate::db::Db;
+use crate::egress::{Class, Egress, Initiator};
 use download::report::Report;
 use download::{Downloader, Order, Pins};
 use pulls::Pulls;
@@ -40,19 +41,21 @@ pub struct Models {
     config: Arc<config::Models>,
     registry: Arc<Registry>,
     pulls: Arc<Pulls>,
+    egress: Egress,
 }
 
 impl Models {
-    /// The models that `db` lists, in the folder that `config` names.
+    /// The models that `db` lists, in the folder that `config` names; others come through `egress`.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn open(config: &Config, db: Db) -> Result<Self, Error> {
+    pub async fn open(config: &Config, db: Db, egress: Egress) -> Result<Self, Error> {
         let registry = Registry::open(config, db, catalogue::shipped()?).await?;
         Ok(Self {
             config: Arc::new(config.models.clone()),
             registry: Arc::new(registry),
             pulls: Arc::new(Pulls::new()),
+            egress,
         })
     }
 
@@ -124,7 +127,7 @@ impl Models {
     /// When it means nothing. Whatever goes wrong later is told by the progress.
     pub fn pull(&self, source: &str) -> Result<watch::Receiver<Progress>, Error> {
         let source = Source::parse(source, self.catalogue())?;
-        Ok(self.pulls.start(&self.registry, &self.config, source))
+        Ok(self.pulls.start(&self.registry, &self.config, &self.egress, source))
     }
 
     /// How far the pulls are, now and after every change. Those that failed stay until they are cancelled or begun anew.
@@ -179,13 +182,14 @@ impl Models {
     }
 }
 
-/// Fetches what `source` means into `folder`, without a daemon and its list. Returns how far it is, and the work, which
+/// Fetches what `source` means into `folder` through `egress`, without a daemon and its list. Returns how far it is, and the work, which
 /// ends with the file.
 ///
 /// # Errors
 /// When `source` means nothing that can be fetched.
 pub fn fetch(
     config: &Config,
+    egress: &Egress,
     source: &str,
     folder: &Path,
     cancel: CancellationToken,
@@ -195,13 +199,14 @@ pub fn fetch(
         return Err(Error::Source { text: source.label(), reason: "it is on this machine already".into() });
     };
     let (sender, progress) = watch::channel(Progress::new(&source.label()));
+    let outside = egress.outside(Class::ModelDownload, Initiator::Owner, source.label());
     let (config, folder, whole) = (config.models.clone(), folder.to_path_buf(), folder.join(&order.file));
     let work = async move {
         let report = Report::new(sender, cancel);
         report.model(&order.name);
         let fetching = async {
             std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-            let fetched = Downloader::new(&config)?.fetch(&order, &Pins::new(), &whole, &report).await?;
+            let fetched = Downloader::new(&config, outside).fetch(&order, &Pins::new(), &whole, &report).await?;
             fetched.keep(&whole).await
         };
         let result = fetching.await;

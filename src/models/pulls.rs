@@ -7,6 +7,7 @@ use super::registry::{New, Registry};
 use super::source::Source;
 use super::{Error, Phase, Progress, header};
 use crate::config;
+use crate::egress::{Class, Egress, Initiator};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -52,6 +53,7 @@ impl Pulls {
         self: &Arc<Self>,
         registry: &Arc<Registry>,
         config: &config::Models,
+        egress: &Egress,
         source: Source,
     ) -> watch::Receiver<Progress> {
         let label = source.label();
@@ -66,12 +68,12 @@ impl Pulls {
             board.retain(|progress| progress.source != label);
             board.push(Progress::new(&label));
         });
-        let (pulls, registry, config) = (self.clone(), registry.clone(), config.clone());
+        let (pulls, registry, config, egress) = (self.clone(), registry.clone(), config.clone(), egress.clone());
         let mut shown = progress.clone();
         self.tasks.spawn(async move {
             let pull = async {
                 let report = Report::new(sender, cancel.clone());
-                let result = run(&registry, &config, &source, &report).await;
+                let result = run(&registry, &config, &egress, &source, &report).await;
                 match &result {
                     Ok(()) => tracing::info!(source = label, "a model was pulled"),
                     Err(Error::Cancelled) => tracing::info!(source = label, "a pull was cancelled"),
@@ -141,9 +143,15 @@ impl Pulls {
 }
 
 /// One pull, from its source to its row.
-async fn run(registry: &Registry, config: &config::Models, source: &Source, report: &Report) -> Result<(), Error> {
+async fn run(
+    registry: &Registry,
+    config: &config::Models,
+    egress: &Egress,
+    source: &Source,
+    report: &Report,
+) -> Result<(), Error> {
     let spec = match (source, Order::new(source)?) {
-        (_, Some(order)) => download(registry, config, &order, report).await?,
+        (_, Some(order)) => download(registry, config, egress, source, &order, report).await?,
         (Source::File(path), None) => adopt(registry, path, report).await?,
         (source, None) => {
             return Err(Error::Source { text: source.label(), reason: "nothing can be fetched from it".into() });
@@ -156,6 +164,8 @@ async fn run(registry: &Registry, config: &config::Models, source: &Source, repo
 async fn download(
     registry: &Registry,
     config: &config::Models,
+    egress: &Egress,
+    source: &Source,
     order: &Order,
     report: &Report,
 ) -> Result<String, Error> {
@@ -170,7 +180,8 @@ async fn download(
     }
     let whole = registry.dir().join(&order.file);
     std::fs::create_dir_all(registry.dir()).map_err(Error::io(registry.dir()))?;
-    let fetched = Downloader::new(config)?.fetch(order, &pins, &whole, report).await?;
+    let outside = egress.outside(Class::ModelDownload, Initiator::Owner, source.label());
+    let fetched = Downloader::new(config, outside).fetch(order, &pins, &whole, report).await?;
     registry.pin(&fetched.labels, &fetched.sha256, fetched.bytes).await?;
     if let Some(there) = registry.find("", Some(&fetched.sha256)) {
         fetched.discard()?;

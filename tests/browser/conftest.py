@@ -86,6 +86,8 @@ def daemon(tmp_path_factory, engine, card_file):
         "docker": {"host": engine.host, "stacks": str(stacks)},
         "models": {"python_index": python_index()},
         "engine": {"context": 2048},
+        # What asks has tests of its own.
+        "egress": {"model_downloads": "on"},
     }
     daemon = Daemon(folder, config)
     yield daemon

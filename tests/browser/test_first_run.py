@@ -57,7 +57,7 @@ def test_log_in_and_out(new_daemon, new_page):
         return page.all(".rail nav")
 
     page.wait(patient, timeout=90)
-    assert len(page.all(".rail nav a")) == 5
+    assert len(page.all(".rail nav a")) == 6
 
 
 def test_without_docker_and_models_it_says_what_to_do(new_daemon, new_page):

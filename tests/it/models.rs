@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use sovereign::app::App;
 use sovereign::config::Config;
 use sovereign::db::Db;
+use sovereign::egress::{Egress, Policy, Resolver};
 use sovereign::models::{Models, Phase, Progress};
 use sovereign::runtime::Runtime;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,22 @@ impl House {
 
 async fn open(dir: &Path) -> Models {
     let db = Db::open_main(&dir.join("sovereign.db")).await.unwrap();
-    Models::open(&Config::default().with_state_dir(dir), db).await.unwrap()
+    let config = Config::default().with_state_dir(dir);
+    Models::open(&config, db, open_door()).await.unwrap()
+}
+
+/// A configuration under which models are fetched from the mirror unasked.
+fn unasked(dir: &Path) -> Config {
+    let mut config = Config::default().with_state_dir(dir);
+    config.egress.model_downloads = sovereign::config::Gate::of(sovereign::config::Mode::On);
+    config.egress.lan = vec!["127.0.0.1".into()];
+    config
+}
+
+/// The gate of such a configuration.
+fn open_door() -> Egress {
+    let policy = Policy::new(&unasked(Path::new("/nowhere"))).unwrap();
+    Egress::in_memory(policy, Resolver::System)
 }
 
 async fn over(mut progress: watch::Receiver<Progress>) -> Progress {
@@ -263,7 +279,7 @@ async fn a_page_of_the_hub_means_its_file_at_the_commit_of_the_first_pull() {
     let huggingface = house.mirror.base.clone();
     let config = Config { models: sovereign::config::Models { huggingface, ..config.models.clone() }, ..config };
     let db = Db::open_main(&house.dir.path().join("sovereign.db")).await.unwrap();
-    house.models = Models::open(&config, db).await.unwrap();
+    house.models = Models::open(&config, db, open_door()).await.unwrap();
 
     let hub = |commit: &str, seed: u64| {
         let answer = Answer::moved(&house.mirror.url("/cdn")).with("x-repo-commit", commit);
@@ -302,7 +318,7 @@ async fn the_admin_api_pulls_lists_and_removes() {
     let mirror = Mirror::start().await;
     mirror.put(PATH, Answer::file(model(1), "a"));
     let dir = tempfile::tempdir().unwrap();
-    let config = Config::default().with_state_dir(dir.path());
+    let config = unasked(dir.path());
     let app = App::with_runtime(config, Runtime::Fake(Default::default())).await.unwrap();
     let ask = async |method: &str, path: &str, body: Value| {
         let request = Request::builder().method(method).uri(path).header("content-type", "application/json");

@@ -11,7 +11,7 @@ use sovereign::runtime::fake::Fake;
 use std::net::SocketAddr;
 use tower::ServiceExt;
 
-const PAGES: [&str; 5] = ["/", "/chat", "/models", "/stacks", "/keys"];
+const PAGES: [&str; 6] = ["/", "/chat", "/models", "/stacks", "/ledger", "/keys"];
 const STREAMS: [&str; 4] = ["/live", "/live/history", "/models/live", "/stacks/live"];
 const PASSWORD: &str = "correct horse battery";
 const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml");

@@ -1,23 +1,32 @@
 use crate::models::{Phase, Progress};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::time::Duration;
 
 /// A pull on a terminal. Where there is none, nothing is drawn.
 #[derive(Debug)]
 pub(super) struct Bar {
     bar: ProgressBar,
     phase: Option<Phase>,
+    paused: bool,
 }
+
+/// Speed and the time that is left change even while no byte comes.
+const TICK: Duration = Duration::from_millis(200);
 
 impl Bar {
     pub(super) fn new() -> Self {
         let bar = ProgressBar::no_length();
-        // Speed and the time that is left change even while no byte comes.
-        bar.enable_steady_tick(std::time::Duration::from_millis(200));
-        Self { bar, phase: None }
+        bar.enable_steady_tick(TICK);
+        Self { bar, phase: None, paused: false }
     }
 
     /// Shows how far it is.
     pub(super) fn show(&mut self, progress: &Progress) {
+        if std::mem::take(&mut self.paused) {
+            self.phase = None;
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.enable_steady_tick(TICK);
+        }
         if self.phase != Some(progress.phase) {
             self.phase = Some(progress.phase);
             let (message, template) = match progress.phase {
@@ -39,6 +48,14 @@ impl Bar {
             self.bar.set_length(total);
         }
         self.bar.set_position(progress.done);
+    }
+
+    /// Leaves the terminal to a question, until the next step is shown.
+    pub(super) fn pause(&mut self) {
+        if !std::mem::replace(&mut self.paused, true) {
+            self.bar.disable_steady_tick();
+            self.bar.suspend(|| self.bar.set_draw_target(ProgressDrawTarget::hidden()));
+        }
     }
 
     /// Takes it away.

@@ -1,11 +1,14 @@
 use super::bar::Bar;
 use crate::admin::NewPull;
 use crate::cli::Global;
+use crate::cli::asker::Asker;
 use crate::cli::client::{Client, block_on};
-use crate::config::Config;
-use crate::egress::Response;
+use crate::cli::egress::give;
+use crate::cli::lines::Lines;
+use crate::config::{Bytes, Config};
+use crate::egress::{Class, Egress, Policy, Question, Resolver};
 use crate::models::{self, Error, Phase, Progress};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +26,9 @@ pub(super) struct Pull {
     /// With --to: the Python package index (its address that ends in /simple), over the configuration's.
     #[arg(long, value_name = "URL", requires = "to")]
     python_index: Option<String>,
+    /// Allow every connection of this pull, each once, where the configuration says that you are asked.
+    #[arg(long, short)]
+    yes: bool,
     /// Accept other bytes than this source served at its first pull.
     #[arg(long)]
     repin: bool,
@@ -33,12 +39,12 @@ impl Pull {
         match self.to {
             None => {
                 let source = absolute(&self.source)?;
-                block_on(through_daemon(&Client::new(global)?, &NewPull { source, repin: self.repin }))
+                block_on(through_daemon(&Client::new(global)?, &NewPull { source, repin: self.repin }, self.yes))
             }
             Some(folder) => {
                 let mut config = Config::load(global.config.as_deref(), global.state.as_deref())?;
                 config.models.python_index = self.python_index.or(config.models.python_index);
-                block_on(into(&config, &self.source, &folder))
+                block_on(into(&config, &self.source, &folder, self.yes))
             }
         }
     }
@@ -54,14 +60,30 @@ pub(super) fn absolute(source: &str) -> anyhow::Result<String> {
     path.into_os_string().into_string().map_err(|path| anyhow!("{} is not UTF-8", path.display()))
 }
 
-/// Lets the daemon pull, and watches.
-async fn through_daemon(client: &Client, pull: &NewPull) -> anyhow::Result<ExitCode> {
-    let mut lines = Lines { answer: client.post_raw("/admin/v1/models/pulls", pull).await?, read: Vec::new() };
+/// Lets the daemon pull, watches, and answers what it asks about this pull.
+async fn through_daemon(client: &Client, pull: &NewPull, yes: bool) -> anyhow::Result<ExitCode> {
+    let mut lines = Lines::<Progress>::of(client.post_raw("/admin/v1/models/pulls", pull).await?);
+    let mut questions = Lines::<Vec<Question>>::of(client.get_raw("/admin/v1/egress/questions").await?);
+    let mut asker = Asker::new(yes);
     let mut bar = Bar::new();
-    let mut last = None;
+    let mut last: Option<Progress> = None;
+    let mut waiting = Vec::new();
     loop {
-        let line = tokio::select! {
-            line = lines.next() => line?,
+        tokio::select! {
+            line = lines.next() => match line? {
+                Some(progress) => {
+                    bar.show(&progress);
+                    last = Some(progress);
+                }
+                None => break,
+            },
+            // At its end the daemon stopped, which the other stream tells better.
+            Some(all) = async { questions.next().await.ok().flatten() } => waiting = all,
+            answered = asker.answered() => {
+                let (id, answer) = answered.context("the terminal cannot be read")?;
+                give(client, id, answer).await?;
+                continue;
+            }
             _ = tokio::signal::ctrl_c() => {
                 bar.clear();
                 let source = &pull.source;
@@ -69,10 +91,10 @@ async fn through_daemon(client: &Client, pull: &NewPull) -> anyhow::Result<ExitC
                 eprintln!("`sovereign model cancel {source}` stops it and keeps what has arrived.");
                 return Ok(ExitCode::from(INTERRUPTED));
             }
-        };
-        let Some(progress) = line else { break };
-        bar.show(&progress);
-        last = Some(progress);
+        }
+        if let Some(progress) = &last {
+            hear(&mut asker, &mut bar, &waiting, progress);
+        }
     }
     bar.clear();
     match last {
@@ -85,20 +107,52 @@ async fn through_daemon(client: &Client, pull: &NewPull) -> anyhow::Result<ExitC
     }
 }
 
-/// Fetches into a folder.
-async fn into(config: &Config, source: &str, folder: &Path) -> anyhow::Result<ExitCode> {
+/// Shows the person what waits for an answer about this pull.
+fn hear(asker: &mut Asker, bar: &mut Bar, waiting: &[Question], progress: &Progress) {
+    let ours = |question: &&Question| question.is_about(Class::ModelDownload, &progress.source);
+    let ours: Vec<Question> = waiting.iter().filter(ours).cloned().collect();
+    if !ours.is_empty() {
+        bar.pause();
+    }
+    asker.hear(ours);
+}
+
+/// Fetches into a folder. The person at the terminal sees what leaves the house: no daemon writes it down.
+async fn into(config: &Config, source: &str, folder: &Path, yes: bool) -> anyhow::Result<ExitCode> {
     let cancel = CancellationToken::new();
-    let (mut progress, work) = models::fetch(config, source, folder, cancel.clone())?;
+    let egress = Egress::in_memory(Policy::new(config).map_err(anyhow::Error::msg)?, Resolver::System);
+    let (mut progress, work) = models::fetch(config, &egress, source, folder, cancel.clone())?;
+    let (mut asker, mut changes) = (Asker::new(yes), egress.changes());
     let mut bar = Bar::new();
     tokio::pin!(work);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
             Ok(()) = progress.changed() => bar.show(&progress.borrow_and_update()),
+            Ok(()) = changes.changed() => {
+                changes.borrow_and_update();
+                let waiting = egress.questions();
+                if !waiting.is_empty() && !asker.can_answer() {
+                    bar.clear();
+                    bail!("{} is to be reached, and there is no terminal to ask; --yes allows it", waiting[0].host);
+                }
+                hear(&mut asker, &mut bar, &waiting, &progress.borrow());
+            }
+            answered = asker.answered() => {
+                let (id, answer) = answered.context("the terminal cannot be read")?;
+                // One that is no more was given up by the pull.
+                let _ = egress.answer(id, answer).await;
+            }
             _ = tokio::signal::ctrl_c() => cancel.cancel(),
         }
     };
     bar.clear();
+    for line in egress.lines(None, 1000).await?.lines.into_iter().rev().filter(|line| line.address.is_some()) {
+        let bytes = |bytes: Option<u64>| Bytes(bytes.unwrap_or_default());
+        let (host, address) =
+            (line.host.unwrap_or_default(), line.address.map(|at| at.to_string()).unwrap_or_default());
+        eprintln!("{host} ({address}): {} out, {} in", bytes(line.bytes_out), bytes(line.bytes_in));
+    }
     match result {
         Ok(file) => {
             println!("{}", file.display());
@@ -109,28 +163,5 @@ async fn into(config: &Config, source: &str, folder: &Path) -> anyhow::Result<Ex
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The lines of an answer that is not at its end yet.
-struct Lines {
-    answer: Response,
-    read: Vec<u8>,
-}
-
-impl Lines {
-    async fn next(&mut self) -> anyhow::Result<Option<Progress>> {
-        loop {
-            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.read.drain(..=end).collect();
-                let progress = serde_json::from_slice(&line);
-                return Ok(Some(progress.context("the daemon's answer is not understood; is it of another version?")?));
-            }
-            match self.answer.chunk().await {
-                Ok(Some(chunk)) => self.read.extend_from_slice(&chunk),
-                // A daemon that was killed breaks its answer off; what that means is told by its last line.
-                Ok(None) | Err(_) => return Ok(None),
-            }
-        }
     }
 }

@@ -28,6 +28,9 @@ pub enum Event {
         contact: Contact,
         /// The address that was checked and dialled; none where somebody else (the Docker engine) dials for us.
         address: Option<IpAddr>,
+        /// The entry of the question that gave the address, where it was a name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        looked_up: Option<u64>,
         /// SHA-256 of the body that was sent, where it was one that we held.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sent: Option<String>,

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
-use writer::{Order, Store};
+use writer::{Order, Pending, Store};
 
 /// The ledger's file below the state folder.
 pub const FILE: &str = "egress.db";
@@ -96,17 +96,14 @@ impl Ledger {
     /// When it could not be written.
     pub async fn append(&self, event: Event, text: Option<String>) -> Result<u64, Error> {
         let (written, done) = oneshot::channel();
-        let order = Order::Append { event, text, written: Some(written) };
-        self.orders.send(order).map_err(|_| Error::Closed)?;
+        self.orders.send(Order::Append(Pending::new(event, text, Some(written)))).map_err(|_| Error::Closed)?;
         done.await.map_err(|_| Error::Closed)?
     }
 
     /// Adds an entry that nobody waits for. One that cannot be written now is kept and written with the next.
     pub fn note(&self, event: Event) {
-        if let Err(mpsc::error::SendError(Order::Append { event, .. })) =
-            self.orders.send(Order::Append { event, text: None, written: None })
-        {
-            tracing::error!(?event, "the ledger was closed before this was written");
+        if let Err(mpsc::error::SendError(lost)) = self.orders.send(Order::Append(Pending::new(event, None, None))) {
+            tracing::error!(?lost, "the ledger was closed before this was written");
         }
     }
 
@@ -136,6 +133,35 @@ impl Ledger {
                 let rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(rows.iter().find(|row| row.seq == seq).cloned())
             }
+        }
+    }
+
+    /// The rows that close connections which these rows opened.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn closing(&self, opened: &[u64]) -> Result<Vec<Row>, Error> {
+        match &self.kept {
+            Kept::File { db, .. } => Ok(store::closing(db.reader(), opened).await?),
+            Kept::Memory(rows) => {
+                let closes = |row: &&Row| match row.entry() {
+                    Ok(Entry { event: Event::Closed { opened: row, .. }, .. }) => opened.contains(&row),
+                    _ => false,
+                };
+                let rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(rows.iter().filter(closes).cloned().collect())
+            }
+        }
+    }
+
+    /// Which of these rows still have a text beside them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn with_text(&self, rows: &[u64]) -> Result<Vec<u64>, Error> {
+        match &self.kept {
+            Kept::File { db, .. } => Ok(store::with_text(db.reader(), rows).await?),
+            Kept::Memory(_) => Ok(Vec::new()),
         }
     }
 

@@ -48,6 +48,28 @@ pub(super) async fn before(pool: &SqlitePool, before: u64, limit: u32) -> sqlx::
     query.bind(i64::try_from(before).unwrap_or(i64::MAX)).bind(limit).try_map(row).fetch_all(pool).await
 }
 
+/// The rows that close connections which these rows opened.
+pub(super) async fn closing(pool: &SqlitePool, opened: &[u64]) -> sqlx::Result<Vec<Row>> {
+    let mut query = QueryBuilder::new(
+        "SELECT seq, kind, body, hash FROM entry WHERE kind = 'closed' AND json_extract(body, '$.opened') IN (",
+    );
+    let mut numbers = query.separated(", ");
+    for opened in opened {
+        numbers.push_bind(*opened as i64);
+    }
+    query.push(")").build().persistent(false).try_map(row).fetch_all(pool).await
+}
+
+/// Which of these rows still have their text.
+pub(super) async fn with_text(pool: &SqlitePool, rows: &[u64]) -> sqlx::Result<Vec<u64>> {
+    let mut query = QueryBuilder::new("SELECT seq FROM text WHERE seq IN (");
+    let mut numbers = query.separated(", ");
+    for row in rows {
+        numbers.push_bind(*row as i64);
+    }
+    query.push(")").build().persistent(false).try_map(|row: SqliteRow| number(&row, "seq")).fetch_all(pool).await
+}
+
 /// Up to `limit` rows after `after`, in order.
 pub(super) async fn after(pool: &SqlitePool, after: u64, limit: u32) -> sqlx::Result<Vec<Row>> {
     let query = sqlx::query("SELECT seq, kind, body, hash FROM entry WHERE seq > ? ORDER BY seq LIMIT ?");
@@ -61,6 +83,12 @@ pub(super) async fn decisions(pool: &SqlitePool) -> sqlx::Result<Vec<Row>> {
          WHERE kind IN ('allowed', 'denied', 'revoked', 'offline', 'online', 'set') ORDER BY seq",
     );
     query.try_map(row).fetch_all(pool).await
+}
+
+/// What SQLite says of the file: `ok`, or what is wrong with it.
+pub(super) async fn integrity(pool: &SqlitePool) -> sqlx::Result<String> {
+    let check = sqlx::query("PRAGMA integrity_check(1)");
+    check.try_map(|row: SqliteRow| row.try_get(0)).fetch_one(pool).await
 }
 
 /// Every row, from the first one on.

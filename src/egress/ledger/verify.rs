@@ -111,6 +111,11 @@ async fn check(
 ) -> Result<(), String> {
     let damaged = |error: sqlx::Error| format!("the file is damaged: {error}");
     let kept = kept?;
+    // Rows are found by indexes, which must say what the rows say.
+    let sound = store::integrity(pool).await.map_err(damaged)?;
+    if sound != "ok" {
+        return Err(format!("the file is damaged: {sound}"));
+    }
     let mut rows = std::pin::pin!(store::all(pool));
     while let Some(row) = rows.try_next().await.map_err(damaged)? {
         checker.row(&row)?;

@@ -17,7 +17,7 @@ const OWED: usize = 100_000;
 /// What the task is asked to do.
 #[derive(Debug)]
 pub(super) enum Order {
-    Append { event: Event, text: Option<String>, written: Option<oneshot::Sender<Result<u64, Error>>> },
+    Append(Box<Pending>),
     Close(oneshot::Sender<()>),
 }
 
@@ -29,10 +29,22 @@ pub(super) enum Store {
 }
 
 /// An entry on its way.
-struct Pending {
+#[derive(Debug)]
+pub(super) struct Pending {
     entry: Entry,
     text: Option<String>,
     written: Option<oneshot::Sender<Result<u64, Error>>>,
+}
+
+impl Pending {
+    /// What happened now.
+    pub(super) fn new(
+        event: Event,
+        text: Option<String>,
+        written: Option<oneshot::Sender<Result<u64, Error>>>,
+    ) -> Box<Self> {
+        Box::new(Self { entry: Entry { at: jiff::Timestamp::now().as_millisecond(), event }, text, written })
+    }
 }
 
 /// Starts the task on a chain that ends with `head`. It ends when the last sender is gone, or when it is told to.
@@ -50,10 +62,7 @@ async fn run(store: Store, mut head: Head, mut orders: mpsc::UnboundedReceiver<O
         let mut pending: Vec<Pending> = owed.drain(..).collect();
         for order in batch.drain(..) {
             match order {
-                Order::Append { event, text, written } => {
-                    let entry = Entry { at: jiff::Timestamp::now().as_millisecond(), event };
-                    pending.push(Pending { entry, text, written });
-                }
+                Order::Append(one) => pending.push(*one),
                 Order::Close(done) => closing = Some(done),
             }
         }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// A gate for stacks over a table of names, where `here.example` is this machine and may be reached.
+/// A gate for pages over a table of names, where `here.example` is this machine and may be reached.
 fn gate(mode: Mode) -> Egress {
     gate_with(mode, |_| {})
 }
 
 fn gate_with(mode: Mode, change: impl FnOnce(&mut Policy)) -> Egress {
     let mut config = Config::default();
-    config.egress.stacks = config::Gate::of(mode);
+    config.egress.url_fetches = config::Gate::of(mode);
     config.egress.lan = vec!["here.example".into(), "silent.example".into()];
     let addresses = |address: &str| vec![address.parse::<IpAddr>().unwrap()];
     let table = HashMap::from([
@@ -28,8 +28,7 @@ fn gate_with(mode: Mode, change: impl FnOnce(&mut Policy)) -> Egress {
 }
 
 fn wish(host: &str, port: u16) -> Wish {
-    let initiator = Initiator::Stack { stack: "s".into(), service: "web".into() };
-    Wish::new(Class::Stack, initiator, host, port, "a test").unwrap()
+    Wish::new(Class::UrlFetch, Initiator::Owner, host, port, "a test").unwrap()
 }
 
 /// A server that sends back what it gets; returns its port.
@@ -98,7 +97,7 @@ async fn what_is_on_is_dialled_counted_and_written_down() {
 async fn what_is_off_is_refused_before_anything_leaves() {
     let egress = gate(Mode::Off);
     let refusal = egress.admit(wish("here.example", 1)).await.unwrap_err();
-    assert_eq!(refusal.reason, Reason::Off(Class::Stack));
+    assert_eq!(refusal.reason, Reason::Off(Class::UrlFetch));
     egress.admit(wish("here.example", 1)).await.unwrap_err();
     // No name was looked up, and the same refusal is one row.
     assert_eq!(kinds(&events(&egress).await), ["refused"]);
@@ -167,7 +166,7 @@ async fn is_cut(flow: &mut Flow) -> Duration {
 #[tokio::test]
 async fn what_is_revoked_or_offline_is_cut_within_a_second() {
     let (egress, port) = (gate(Mode::Ask), echo().await);
-    let scope = Scope { class: Class::Stack, host: "here.example".parse().unwrap(), port: None, initiator: None };
+    let scope = Scope { class: Class::UrlFetch, host: "here.example".parse().unwrap(), port: None, initiator: None };
     let always = Answer { allow: true, period: Period::Always };
     let consent = egress.decide(scope.clone(), always).await.unwrap();
     let dial = async || egress.dial(egress.admit(wish("here.example", port)).await.unwrap()).await.unwrap();
@@ -184,7 +183,7 @@ async fn what_is_revoked_or_offline_is_cut_within_a_second() {
     assert_eq!(egress.admit(wish("here.example", port)).await.unwrap_err().reason, Reason::Offline);
     egress.set_offline(false).await.unwrap();
     let mut flow = dial().await;
-    egress.set_mode(Class::Stack, Mode::Off).await.unwrap();
+    egress.set_mode(Class::UrlFetch, Mode::Off).await.unwrap();
     assert!(is_cut(&mut flow).await.as_millis() < 1000);
     drop(flow);
     let ends: Vec<String> = events(&egress)

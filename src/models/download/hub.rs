@@ -2,7 +2,7 @@
 
 use super::range::{number, refused, text};
 use super::report::Report;
-use crate::egress::{Client, Url, header};
+use crate::egress::{Outside, Url, header};
 use crate::models::Error;
 use crate::models::catalogue::{self, HubFile};
 
@@ -22,13 +22,13 @@ pub(super) struct Resolved {
     pub(super) bytes: Option<u64>,
 }
 
-/// Asks the hub at `endpoint` for a file. `client` follows no redirects: what we want to know stands in the hub's own
-/// answer, and a redirect to another host leads to the bytes.
+/// Asks the hub at `endpoint` for a file. No redirect is followed: what we want to know stands in the hub's own answer, and
+/// a redirect to another host leads to the bytes.
 ///
 /// # Errors
 /// When it does not have the file, or does not give it to us.
 pub(super) async fn resolve(
-    client: &Client,
+    outside: &Outside,
     endpoint: &str,
     token: Option<&str>,
     file: &HubFile,
@@ -37,7 +37,7 @@ pub(super) async fn resolve(
     let label = file.label();
     let mut url = address(endpoint, file)?;
     for _ in 0..=MOVES {
-        let mut request = client.head(url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        let mut request = outside.head(url.clone()).unredirected().header(header::ACCEPT_ENCODING, "identity");
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }

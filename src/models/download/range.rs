@@ -4,7 +4,7 @@ use super::beginning::Beginning;
 use super::partial::{Origin, Partial};
 use super::report::Report;
 use super::{GGUF, space};
-use crate::egress::{Client, RequestBuilder, Response, StatusCode, Url, header};
+use crate::egress::{Outside, Reply, Request, StatusCode, Url, header};
 use crate::models::Error;
 use std::ops::Deref;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Remote<'_> {
     /// When the server does not give it, in spite of patience.
     pub(super) async fn fetch(
         &self,
-        client: &Client,
+        outside: &Outside,
         partial: &mut Partial,
         report: &Report,
         pause: Duration,
@@ -54,12 +54,17 @@ impl Remote<'_> {
         let (before, mut most) = (partial.done(), partial.done());
         let mut failures = 0;
         loop {
-            let result = self.attempt(client, partial, report).await;
+            let result = self.attempt(outside, partial, report).await;
             partial.mark().await?;
             let wait = match result {
                 Ok(()) => return Ok(()),
-                Err(Failure { error, again: false, .. }) => return Err(error),
-                Err(Failure { error, wait, .. }) => {
+                Err(Failure { error, again, wait }) => {
+                    // A server that does not answer is waited for where it had begun; otherwise another may have the file.
+                    let silence = error.silence().filter(|_| partial.done() > before || most > before);
+                    let wait = silence.or(wait);
+                    if !again && silence.is_none() {
+                        return Err(error);
+                    }
                     failures = if partial.done() > most { 1 } else { failures + 1 };
                     most = most.max(partial.done());
                     if failures >= if most > before { ATTEMPTS } else { FIRST_ATTEMPTS } {
@@ -74,7 +79,7 @@ impl Remote<'_> {
         }
     }
 
-    async fn attempt(&self, client: &Client, partial: &mut Partial, report: &Report) -> Result<(), Failure> {
+    async fn attempt(&self, outside: &Outside, partial: &mut Partial, report: &Report) -> Result<(), Failure> {
         let resume = self.may_resume(partial);
         let start = if resume { partial.done() } else { 0 };
         if resume && start > 0 && partial.origin().total == Some(start) {
@@ -82,7 +87,7 @@ impl Remote<'_> {
             return Ok(());
         }
         let answer = report
-            .unless_cancelled(async { self.ask(client, partial, start).send().await.map_err(Error::http(self.from)) })
+            .unless_cancelled(async { self.ask(outside, partial, start).send().await.map_err(Error::http(self.from)) })
             .await?;
         match answer.status() {
             StatusCode::OK => self.whole(answer, partial, report).await,
@@ -114,8 +119,8 @@ impl Remote<'_> {
         partial.done() > 0 && origin.from == self.from && (same_digest || origin.validator.is_some())
     }
 
-    fn ask(&self, client: &Client, partial: &Partial, start: u64) -> RequestBuilder {
-        let mut request = client.get(self.url.clone()).header(header::ACCEPT_ENCODING, "identity");
+    fn ask(&self, outside: &Outside, partial: &Partial, start: u64) -> Request {
+        let mut request = outside.get(self.url.clone()).header(header::ACCEPT_ENCODING, "identity");
         if let Some(token) = self.token {
             request = request.bearer_auth(token);
         }
@@ -129,7 +134,7 @@ impl Remote<'_> {
     }
 
     /// The file from its first byte. What is in `partial` is thrown away only for what begins like the file.
-    async fn whole(&self, mut answer: Response, partial: &mut Partial, report: &Report) -> Result<(), Failure> {
+    async fn whole(&self, mut answer: Reply, partial: &mut Partial, report: &Report) -> Result<(), Failure> {
         let total = number(&answer, header::CONTENT_LENGTH.as_str());
         if let (Some(expected), Some(actual)) = (self.bytes, total)
             && expected != actual
@@ -159,7 +164,7 @@ impl Remote<'_> {
     }
 
     /// The rest that was asked for must be the rest of the same file.
-    fn check_range(&self, answer: &Response, partial: &Partial, start: u64) -> Result<(), String> {
+    fn check_range(&self, answer: &Reply, partial: &Partial, start: u64) -> Result<(), String> {
         let range = text(answer, header::CONTENT_RANGE.as_str()).unwrap_or_default();
         let known = partial.origin();
         let right = content_range(&range).is_some_and(|(first, total)| {
@@ -177,7 +182,7 @@ impl Remote<'_> {
     /// Writes what comes.
     async fn take(
         &self,
-        mut answer: Response,
+        mut answer: Reply,
         head: Vec<u8>,
         partial: &mut Partial,
         report: &Report,
@@ -207,7 +212,7 @@ impl Remote<'_> {
 
     async fn chunk(
         &self,
-        answer: &mut Response,
+        answer: &mut Reply,
         report: &Report,
     ) -> Result<Option<impl Deref<Target = [u8]> + use<>>, Error> {
         report.unless_cancelled(async { answer.chunk().await.map_err(Error::http(self.from)) }).await
@@ -244,26 +249,26 @@ fn content_range(range: &str) -> Option<(u64, Option<u64>)> {
 }
 
 /// The answer's entity as `If-Range` may name it: weak tags do not promise the same bytes.
-fn validator(answer: &Response) -> Option<String> {
+fn validator(answer: &Reply) -> Option<String> {
     text(answer, header::ETAG.as_str())
         .filter(|tag| !tag.starts_with("W/"))
         .or_else(|| text(answer, header::LAST_MODIFIED.as_str()))
 }
 
-fn retry_after(answer: &Response) -> Option<Duration> {
+fn retry_after(answer: &Reply) -> Option<Duration> {
     number(answer, header::RETRY_AFTER.as_str()).map(Duration::from_secs)
 }
 
-pub(super) fn text(answer: &Response, header: &str) -> Option<String> {
+pub(super) fn text(answer: &Reply, header: &str) -> Option<String> {
     answer.headers().get(header)?.to_str().ok().map(str::to_owned)
 }
 
-pub(super) fn number(answer: &Response, header: &str) -> Option<u64> {
+pub(super) fn number(answer: &Reply, header: &str) -> Option<u64> {
     text(answer, header)?.parse().ok()
 }
 
 /// A server's refusal, with what it says to people where that is not a page.
-pub(super) async fn refused(from: &str, status: StatusCode, mut answer: Response) -> Error {
+pub(super) async fn refused(from: &str, status: StatusCode, mut answer: Reply) -> Error {
     let is_page = text(&answer, header::CONTENT_TYPE.as_str()).is_some_and(|kind| kind.contains("html"));
     let said = match text(&answer, "x-error-message") {
         Some(said) => said,

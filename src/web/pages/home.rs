@@ -1,6 +1,6 @@
 //! Home: what the card and the machine do, what is in memory, which containers run. Live.
 
-use super::{Shell, Tab, fragment, html};
+use super::{Shell, Tab, fragment, html, ledger};
 use crate::app::App;
 use crate::docker::{self, Container};
 use crate::gpu::{self, Day, HolderKind, Point, Sample};
@@ -290,7 +290,7 @@ async fn live(app: &App, csrf: &str) -> String {
         uptime: app.started.elapsed().as_secs(),
         at: Timestamp::now(),
     };
-    fragment(&Live::of(&now, csrf))
+    ledger::questions(app, csrf) + &fragment(&Live::of(&now, csrf))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod chat;
 mod doorstep;
 mod home;
 mod keys;
+mod ledger;
 mod models;
 mod stacks;
 
@@ -24,6 +25,7 @@ pub fn router() -> Router<App> {
         .merge(chat::router())
         .merge(models::router())
         .merge(stacks::router())
+        .merge(ledger::router())
         .merge(keys::router())
 }
 
@@ -38,16 +40,19 @@ pub enum Tab {
     Models,
     /// Services in containers.
     Stacks,
+    /// What left the house.
+    Ledger,
     /// What programs log in with.
     Keys,
 }
 
 /// The rail: tab, path, icon, label.
-pub const NAVIGATION: [(Tab, &str, &str, &str); 5] = [
+pub const NAVIGATION: [(Tab, &str, &str, &str); 6] = [
     (Tab::Home, "/", "home", "Home"),
     (Tab::Chat, "/chat", "chat", "Chat"),
     (Tab::Models, "/models", "models", "Models"),
     (Tab::Stacks, "/stacks", "stacks", "Stacks"),
+    (Tab::Ledger, "/ledger", "ledger", "Ledger"),
     (Tab::Keys, "/keys", "keys", "API keys"),
 ];
 

@@ -1,6 +1,6 @@
 //! Models: what is installed and what it needs, what is on its way, what can be had.
 
-use super::{Shell, Tab, done, fragment, html};
+use super::{Shell, Tab, done, fragment, html, ledger};
 use crate::app::App;
 use crate::models::{self, Broken, CatalogueEntry, Installed, ModelSpec, Phase, Progress};
 use crate::runtime::{Card, Claim};
@@ -275,7 +275,7 @@ fn live(app: &App, csrf: &str) -> String {
         free: app.models.free_space(),
         budget: &app.placement.status().borrow().budget.clone(),
     };
-    fragment(&Live::of(&now, |spec| need(app, spec), csrf))
+    ledger::questions(app, csrf) + &fragment(&Live::of(&now, |spec| need(app, spec), csrf))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Stacks: how they are, started and stopped, and what they print.
 
-use super::{Shell, Tab, done, fragment, html};
+use super::{Shell, Tab, done, fragment, html, ledger};
 use crate::app::App;
 use crate::docker;
 use crate::stacks::{self, StackState, StackView};
@@ -154,12 +154,13 @@ fn refused(error: stacks::Error) -> Error {
 async fn live(app: &App, csrf: &str) -> String {
     let stacks = app.stacks.list().await;
     let docker = app.docker.state().borrow().clone();
-    fragment(&Live {
+    let live = Live {
         csrf,
         absent: docker.absent(),
         stacks: stacks.into_iter().map(Stack::of).collect(),
         folder: app.config.stacks_dir().display().to_string(),
-    })
+    };
+    ledger::questions(app, csrf) + &fragment(&live)
 }
 
 #[cfg(test)]

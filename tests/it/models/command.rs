@@ -34,7 +34,16 @@ async fn a_pull_that_is_killed_leaves_no_model_and_one_that_is_interrupted_goes_
     mirror.put(PATH, Answer::file(file.clone(), "a"));
     let dir = tempfile::tempdir().unwrap();
     let (url, to) = (mirror.url(PATH), dir.path().to_str().unwrap());
-    let pull = || sovereign(&["model", "pull", &url, "--to", to]).spawn().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = elsewhere.path().join("config.yaml");
+    std::fs::write(&config, "egress: {lan: [127.0.0.1]}").unwrap();
+    let config = config.to_str().unwrap();
+    let pull = || sovereign(&["model", "pull", &url, "--to", to, "--yes", "--config", config]).spawn().unwrap();
+
+    // Nobody is there to be asked, so nothing is fetched.
+    let (ended, said) =
+        output(sovereign(&["model", "pull", &url, "--to", to, "--config", config]).spawn().unwrap()).await;
+    assert!(!ended.status.success() && said.contains("--yes") && mirror.asked().is_empty(), "{said}");
 
     let partial = dir.path().join("tiny-f32.gguf.partial");
 
@@ -63,6 +72,8 @@ async fn a_pull_that_is_killed_leaves_no_model_and_one_that_is_interrupted_goes_
     assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), format!("{to}/tiny-f32.gguf"));
     assert_eq!(std::fs::read(dir.path().join("tiny-f32.gguf")).unwrap(), file);
     assert_eq!(files(dir.path()), ["tiny-f32.gguf"]);
+    // What left is told, as no daemon wrote it down.
+    assert!(said.contains("127.0.0.1:") && said.contains("(127.0.0.1)"), "{said}");
     let from = mirror.asked().last().unwrap().from.expect("a range was asked for");
     assert_eq!(mirror.sent(), (file.len() - from) as u64);
 }
