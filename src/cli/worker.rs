@@ -137,6 +137,9 @@ impl Worker {
         if let Some(card) = worker.card() {
             eprintln!("sovereign: of the card it takes {}", card.plan);
         }
+        if let Some(reason) = worker.kernels_reason() {
+            eprintln!("sovereign: it computes with the kernels for any card: {reason}");
+        }
         let address = listener.address()?;
         if io::stderr().is_terminal() {
             eprintln!("{}", greeting(&worker, &address));

@@ -44,7 +44,7 @@ impl Card {
         let kinds = KvKind::ALL.into_iter().filter(|kind| models.iter().all(|model| model.kinds.contains(kind)));
         let kinds: Vec<KvKind> = kinds.collect();
         let models = models.into_iter().map(needs).collect::<Result<Vec<_>, Error>>()?;
-        let info = cuda::look(which)?;
+        let info = cuda::served(which)?;
         let card = info.card();
         let limit = options.vram_limit.unwrap_or(card.memory).min(card.memory);
         let (plan, capacity) = fit(&models, &card, options.capacity(), limit, &kinds)

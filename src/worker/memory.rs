@@ -19,6 +19,8 @@ pub(super) struct OnCard {
     pub(super) card: Card,
     /// Where it is held: the card, opened by each model.
     pub(super) devices: Vec<Arc<Device>>,
+    /// Why other kernels compute than the best for the card, if they do.
+    pub(super) reason: Option<String>,
     /// Whether somebody else holds the memory in which weights are kept.
     pub(super) outlived: bool,
 }
@@ -47,6 +49,7 @@ impl OnCard {
             "context": capacity.context,
             "kv_tokens": capacity.tokens(),
             "kv": capacity.kind.name(),
+            "generic_kernels": self.reason,
         })
     }
 

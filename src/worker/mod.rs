@@ -31,6 +31,7 @@ use crate::engine::draft::{self, Drafter};
 use crate::engine::footprint::Footprint;
 use crate::engine::gguf::{Gguf, Summary};
 use crate::engine::grammar::Grammars;
+use crate::engine::kernels::cuda::Cuda;
 use crate::engine::kv_cache::Capacity;
 use crate::engine::lora::Lora;
 use crate::engine::model::{self, Embedder, Model};
@@ -207,6 +208,11 @@ impl Worker {
         self.card.as_ref()
     }
 
+    /// Why it computes with other kernels than the best for its card, if it does.
+    pub fn kernels_reason(&self) -> Option<&str> {
+        self.model.on_card().ok()?.reason()
+    }
+
     /// How large its cache is.
     fn capacity(&self) -> Capacity {
         self.card.as_ref().map_or_else(|| self.options.capacity(), |card| card.capacity)
@@ -229,10 +235,12 @@ impl Worker {
         let ended = CancellationToken::new();
         let on_card = self.card.map(|card| {
             let models = std::iter::once(&self.model).chain(self.draft.as_ref().map(|draft| &draft.model));
-            let outlived = options.weights.is_some();
+            let (outlived, reason) = (options.weights.is_some(), self.model.on_card().ok().and_then(Cuda::reason));
+            let reason = reason.map(str::to_string);
             OnCard {
                 card,
                 outlived,
+                reason,
                 devices: models.filter_map(|model| Some(model.on_card().ok()?.device().clone())).collect(),
             }
         });

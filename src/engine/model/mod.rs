@@ -78,6 +78,8 @@ pub struct Options {
     pub multiprocessors: Option<usize>,
     /// Bytes of a card's memory that may be taken, besides the driver's own for this process; all unless said.
     pub vram: Option<u64>,
+    /// Bytes of memory that a card is taken to have, if fewer than it has: what passes take is made to measure.
+    pub memory: Option<u64>,
 }
 
 /// A model that answers.
@@ -206,7 +208,7 @@ impl Model {
                     return Err(lora.refuse(source::NOT_HERE));
                 }
                 let load = |expects: bool| {
-                    let device = Cuda::new(which, options.multiprocessors, options.vram)?;
+                    let device = Cuda::new(which, options.multiprocessors, options.vram, options.memory)?;
                     if expects {
                         device.expect();
                     }

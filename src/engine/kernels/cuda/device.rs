@@ -37,6 +37,14 @@ pub struct Info {
 }
 
 impl Info {
+    /// As it is to kernels of this choice.
+    pub(super) fn with(self, choice: images::Choice) -> Info {
+        let capability = images::usable(self.capability, choice);
+        let shared = Info { capability, ..self.clone() }.card().shared();
+        let known = capability != self.capability;
+        Info { capability, shared: if known { self.shared.min(shared) } else { self.shared }, ..self }
+    }
+
     /// As far as it matters to how much memory a model takes.
     pub fn card(&self) -> Card {
         let Info { capability, memory, multiprocessors, .. } = *self;
@@ -66,21 +74,30 @@ unsafe impl Sync for Device {}
 
 impl Device {
     /// Opens a card, to share work among so many of its multiprocessors, and to take no more of its memory than so many bytes
-    /// besides its context.
+    /// besides its context. It is taken to have no more than `memory`.
     ///
     /// # Errors
     /// When there is no driver, card or kernel for it.
-    pub fn open(which: Which, multiprocessors: Option<usize>, limit: Option<u64>) -> Result<Arc<Device>, Error> {
+    pub fn open(
+        which: Which,
+        multiprocessors: Option<usize>,
+        limit: Option<u64>,
+        memory: Option<u64>,
+        choice: images::Choice,
+    ) -> Result<Arc<Device>, Error> {
         if !super::built() {
             return Err(Error::NoKernels);
         }
         let driver = Driver::get()?;
         let number = find(driver, which)?;
         let mut info = info(driver, number)?;
+        let own = info.capability;
+        info = info.with(choice);
+        info.memory = memory.map_or(info.memory, |memory| info.memory.min(memory));
         info.multiprocessors =
             multiprocessors.map_or(info.multiprocessors, |most| info.multiprocessors.min(most.max(1)));
-        let images = images::select(info.capability).ok_or_else(|| {
-            let (major, minor) = info.capability;
+        let images = images::select(own, choice).ok_or_else(|| {
+            let (major, minor) = own;
             Error::TooOld { name: info.name.clone(), major, minor }
         })?;
         if device_attribute(driver, number, attribute::VIRTUAL_MEMORY, "mapping of memory")? == 0 {

@@ -141,6 +141,7 @@ macro_rules! driver {
 
 driver! {
     init = b"cuInit\0" (c_uint);
+    driver_version = b"cuDriverGetVersion\0" (*mut c_int);
     error_name = b"cuGetErrorName\0" (Status, *mut *const c_char);
     error_text = b"cuGetErrorString\0" (Status, *mut *const c_char);
     device_count = b"cuDeviceGetCount\0" (*mut c_int);
@@ -249,6 +250,14 @@ pub enum Error {
         /// After the point.
         minor: i32,
     },
+    /// They compute something else there than they should.
+    #[error("the kernels are wrong on {card} ({what}); use the device cpu, and please tell us")]
+    Wrong {
+        /// The device's name.
+        card: String,
+        /// Which operation, and how wrong it is.
+        what: String,
+    },
     /// The driver refused something.
     #[error("{what} failed: {text} ({name})")]
     Call {
@@ -281,6 +290,17 @@ impl Driver {
         // SAFETY: no device is in use yet; there are no flags.
         driver.check(unsafe { (driver.init)(0) }, || "starting the NVIDIA driver".into())?;
         Ok(driver)
+    }
+
+    /// The driver's version, as it counts.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn version(&self) -> Result<c_int, Error> {
+        let mut version = 0;
+        // SAFETY: writes one number.
+        self.check(unsafe { (self.driver_version)(&mut version) }, || "asking for the driver's version".into())?;
+        Ok(version)
     }
 
     /// The error that a status stands for.

@@ -53,10 +53,37 @@ fn fit(target: &str, card: (i32, i32)) -> Option<(u8, i32)> {
     Target::parse(target)?.fit(card)
 }
 
-/// The images that suit a card best.
-pub fn select(card: (i32, i32)) -> Option<Vec<&'static Image>> {
-    let best = IMAGES.iter().filter_map(|image| fit(image.target, card)).max()?;
-    Some(IMAGES.iter().filter(|image| fit(image.target, card) == Some(best)).collect())
+/// Which of the kernels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Those that suit a card best.
+    #[default]
+    Best,
+    /// Those that run on any: what is only so for one kind of card cannot be what is wrong with them.
+    Generic,
+}
+
+/// How well the images of a choice suit a card.
+fn chosen(card: (i32, i32), choice: Choice) -> Option<(u8, i32)> {
+    let fits = IMAGES.iter().filter_map(|image| fit(image.target, card));
+    match choice {
+        Choice::Best => fits.max(),
+        Choice::Generic => fits.min(),
+    }
+}
+
+/// The images of a choice for a card.
+pub fn select(card: (i32, i32), choice: Choice) -> Option<Vec<&'static Image>> {
+    let chosen = chosen(card, choice)?;
+    Some(IMAGES.iter().filter(|image| fit(image.target, card) == Some(chosen)).collect())
+}
+
+/// The compute capability that the images of a choice can use of a card: those for any know nothing of what came later.
+pub fn usable(card: (i32, i32), choice: Choice) -> (i32, i32) {
+    match chosen(card, choice) {
+        Some((0, _)) => card.min((8, 9)),
+        _ => card,
+    }
 }
 
 #[cfg(test)]

@@ -38,8 +38,10 @@ pub mod need;
 mod plan;
 mod pool;
 mod sleep;
+mod speed;
 mod state;
 mod transfer;
+mod trial;
 mod upload;
 
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub use device::{Device, Info, failed, look};
 pub use driver::{Error, Which};
 pub use image::Image;
 pub use matrix::Matrix;
+pub use trial::{Trusted, served, trusted};
 pub use upload::Landed;
 
 use super::{Attention, CacheShape, Gate, Kernels, OutOfMemory, Pairs, Product, Results, Rotation, Step, Weights};
@@ -79,16 +82,37 @@ pub struct Cuda {
     state: Mutex<State>,
     /// Weights beside the card, where they are kept.
     image: image::Shared,
+    /// Why it computes with other kernels than the best for the card, if it does.
+    reason: Option<String>,
 }
 
 impl Cuda {
     /// On a card, of which products and attention take so many multiprocessors, all unless said; and all of so many bytes
-    /// of memory at most, besides the driver's own for this process.
+    /// of memory at most, besides the driver's own for this process. It is taken to have no more memory than `memory`.
     ///
     /// # Errors
-    /// When there is no driver, card, kernel or memory.
-    pub fn new(which: Which, multiprocessors: Option<usize>, limit: Option<u64>) -> Result<Cuda, Error> {
-        let device = Device::open(which, multiprocessors, limit)?;
+    /// When there is no driver, card, kernel or memory, or none of the kernels can be [trusted] there.
+    pub fn new(
+        which: Which,
+        multiprocessors: Option<usize>,
+        limit: Option<u64>,
+        memory: Option<u64>,
+    ) -> Result<Cuda, Error> {
+        let Trusted { choice, reason } = trusted(which)?;
+        let mut cuda = Cuda::with(which, multiprocessors, limit, memory, choice)?;
+        cuda.reason = reason;
+        Ok(cuda)
+    }
+
+    /// The same with these kernels.
+    fn with(
+        which: Which,
+        multiprocessors: Option<usize>,
+        limit: Option<u64>,
+        memory: Option<u64>,
+        choice: images::Choice,
+    ) -> Result<Cuda, Error> {
+        let device = Device::open(which, multiprocessors, limit, memory, choice)?;
         let none = |error: OutOfMemory| Error::Call {
             what: format!("opening {which}"),
             name: "OUT_OF_MEMORY".into(),
@@ -96,7 +120,12 @@ impl Cuda {
             status: driver::OUT_OF_MEMORY,
         };
         let state = State::new(&device).map_err(none)?;
-        Ok(Cuda { device, state: Mutex::new(state), image: image::Shared::default() })
+        Ok(Cuda { device, state: Mutex::new(state), image: image::Shared::default(), reason: None })
+    }
+
+    /// Why it computes with other kernels than the best for the card, if it does.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
     }
 
     /// The card.

@@ -26,7 +26,7 @@ pub struct Card {
 
 impl Card {
     /// Bytes of shared memory that a block may have; where that is not known, as few as there are.
-    fn shared(&self) -> usize {
+    pub(super) fn shared(&self) -> usize {
         match self.capability {
             (8, 0) | (8, 7) => 163 << 10,
             (9 | 10, _) => 227 << 10,

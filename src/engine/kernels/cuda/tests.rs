@@ -28,7 +28,7 @@ fn narrow() -> Option<&'static Cuda> {
 }
 
 fn opened(once: &'static OnceLock<Option<Cuda>>, multiprocessors: Option<usize>) -> Option<&'static Cuda> {
-    let open = || match Cuda::new(Which::Number(0), multiprocessors, None) {
+    let open = || match Cuda::new(Which::Number(0), multiprocessors, None, None) {
         Ok(cuda) => Some(cuda),
         Err(error @ (Error::NoDriver(_) | Error::NoKernels)) => {
             eprintln!("SKIPPED: the CUDA kernels are not tested: {error}");
