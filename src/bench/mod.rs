@@ -3,7 +3,9 @@
 //!
 //! Like a worker, a benchmark loads weights; so it is a process of its own, which a person starts.
 
+mod answers;
 mod machine;
+pub mod manifesto;
 mod peak;
 mod protocol;
 mod report;

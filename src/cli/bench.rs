@@ -2,8 +2,10 @@
 
 use super::table::Table;
 use super::worker::{device, positive};
+use crate::bench::manifesto::{self, ITS_SPEED, Row, Speed, Stand, TABLE};
 use crate::bench::{self, Device, Measurement, Protocol, Report, Test};
-use crate::config::Bytes;
+use crate::config::{self, Bytes};
+use crate::gpu::Probe;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +25,8 @@ enum Command {
     Compare(Compare),
     /// Measure again what a report did; the exit code is 1 where a figure has fallen.
     Canary(Canary),
+    /// Measure what the manifesto asks of a card of 8 GB, on an NVIDIA card.
+    Manifesto(Manifesto),
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,14 +80,135 @@ struct Canary {
     tolerance: f64,
 }
 
+#[derive(Debug, clap::Args)]
+struct Manifesto {
+    /// The card: cuda:N (cuda is the first) or cuda:UUID.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
+    device: Device,
+    /// Llama 3.1 8B in 4 bits of floats, a GGUF file.
+    #[arg(long, value_name = "FILE")]
+    llama: Option<PathBuf>,
+    /// Qwen2.5 7B in Q4_K_M.
+    #[arg(long, value_name = "FILE")]
+    qwen: Option<PathBuf>,
+    /// Mistral 7B in Q4_K_M. An embedder beside it runs on the processor, and takes nothing of the card.
+    #[arg(long, value_name = "FILE")]
+    mistral: Option<PathBuf>,
+    /// Bytes of memory that the card is taken to have.
+    #[arg(long, value_name = "BYTES", default_value = "8188MiB")]
+    memory: Bytes,
+    /// Tokens that each stream writes.
+    #[arg(long = "gen", value_name = "TOKENS", default_value_t = 128, value_parser = positive)]
+    generate: usize,
+    /// Print what was measured as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Bench {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Engine(command) => command.run(),
             Command::Compare(command) => command.run(),
             Command::Canary(command) => command.run(),
+            Command::Manifesto(command) => command.run(),
         }
     }
+}
+
+impl Manifesto {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let Device::Cuda(which) = self.device else {
+            anyhow::bail!("the manifesto is about NVIDIA cards: --device cuda");
+        };
+        let stand = Stand { which, memory: self.memory.0, tokens: self.generate };
+        let files = TABLE.into_iter().zip([self.llama, self.qwen, self.mistral]);
+        let lines: Vec<_> = files.filter_map(|(line, file)| Some((line, file?))).collect();
+        if lines.is_empty() {
+            anyhow::bail!("say which models to measure: --llama FILE, --qwen FILE, --mistral FILE");
+        }
+        let memory_speed = manifesto::memory_speed(which)?;
+        eprintln!("the card's memory moves {}/s", Bytes(memory_speed as u64));
+        let mut probe = Probe::new(&config::Gpu::default());
+        let mut taken = || {
+            let cards = probe.read();
+            let mine =
+                cards.iter().flat_map(|card| &card.processes).filter(|process| process.pid == std::process::id());
+            let bytes: Vec<u64> = mine.filter_map(|process| process.bytes).collect();
+            (!bytes.is_empty()).then(|| bytes.iter().sum())
+        };
+        let mut rows = Vec::new();
+        for (line, file) in lines {
+            let told = |speed: &Speed| {
+                let Speed { streams, depth, speculates, tokens_per_second, .. } = speed;
+                let how = if *speculates { ", with guesses" } else { "" };
+                eprintln!("{}, {streams} at {depth}{how}: {tokens_per_second:.1} tokens/s", line.model);
+            };
+            let row = manifesto::measure(line, &file, stand, memory_speed, &mut taken, told);
+            rows.push(row.with_context(|| format!("cannot measure {}", file.display()))?);
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+        } else {
+            tell(&rows);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Prints what was measured, what is computed, and what is a projection.
+fn tell(rows: &[Row]) {
+    let mut table = Table::new(["MODEL", "CONTEXT", "K/V", "PLANNED", "TAKEN (NVML)", "ASKED FOR", "FITS"]);
+    for row in rows {
+        table.row([
+            row.line.model.into(),
+            row.line.context.to_string(),
+            row.kv.into(),
+            Bytes(row.planned).to_string(),
+            row.taken.map_or_else(|| "-".into(), |taken| Bytes(taken).to_string()),
+            Bytes(row.line.memory).to_string(),
+            if row.fits() { "yes" } else { "no" }.into(),
+        ]);
+    }
+    println!("{table}");
+    for row in rows {
+        if let Some(instead) = &row.instead {
+            println!("{}: {instead}.", row.line.model);
+        }
+    }
+    let limit = format!("LIMIT AT {:.0} GB/S", ITS_SPEED / 1e9);
+    let mut table = Table::new([
+        "MODEL",
+        "STREAMS",
+        "DEPTH",
+        "GUESSES",
+        "TOKENS/S",
+        "A PASS",
+        "OF ROOFLINE",
+        &limit,
+        "PROJECTION",
+        "ASKED FOR",
+    ]);
+    for (row, speed) in rows.iter().flat_map(|row| row.speeds.iter().map(move |speed| (row, speed))) {
+        table.row([
+            row.line.model.into(),
+            speed.streams.to_string(),
+            speed.depth.to_string(),
+            if speed.speculates { "yes" } else { "no" }.into(),
+            format!("{:.1}", speed.tokens_per_second),
+            format!("{:.2}", speed.tokens_per_pass),
+            format!("{:.0} %", 100.0 * speed.of_roofline),
+            format!("{:.0}", speed.limit(ITS_SPEED)),
+            format!("{:.0}", speed.projection(ITS_SPEED)),
+            format!("{:.0}", row.line.speed),
+        ]);
+    }
+    print!("{table}");
+    println!(
+        "The limit is what reading weights, keys and values allows on the manifesto's card. The projection is no measurement: it is \
+         the same part of that limit as was reached here. How much guesses help depends on the text: here a program's, which repeats."
+    );
+    rows.iter().filter_map(Row::beyond).for_each(|reason| println!("{reason}."));
 }
 
 impl Engine {
