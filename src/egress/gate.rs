@@ -7,6 +7,7 @@ use super::error::{Error, Refusal};
 use super::flow::{Cord, Entrusted, Flow, Place, Record};
 use super::ledger::{self, Contact, Decision, Event, Ledger};
 use super::lines::{self, Page};
+use super::neighbours;
 use super::policy::{Basis, Policy, Reason, Verdict};
 use super::resolve::{Resolver, not_outside};
 use super::view::View;
@@ -358,8 +359,11 @@ impl Egress {
         // What is listed as the house's own is the owner's to reach, not a container's.
         if wish.stranger || wish.class == Class::Stack || !self.0.policy.is_lan(&wish.host) {
             // One that leads into the house is enough to distrust whoever says so.
+            let networks = neighbours::networks();
+            let on_cable = |address| networks.iter().any(|network| network.contains(address));
+            let neighbour = |address| on_cable(address).then_some("an address of this machine's own network");
             for address in &addresses {
-                if let Some(kind) = not_outside(address.ip()) {
+                if let Some(kind) = not_outside(address.ip()).or_else(|| neighbour(address.ip())) {
                     let refused = Error::NotOutside { host: host(), address: address.ip(), kind };
                     self.note_refusal(wish, refused.to_string());
                     return Err(refused);

@@ -13,6 +13,7 @@ mod flow;
 mod gate;
 pub mod ledger;
 mod lines;
+mod neighbours;
 mod policy;
 mod resolve;
 mod view;

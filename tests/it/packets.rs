@@ -41,6 +41,7 @@ fn zone() -> Zone {
         ("six.test", "2a0e:77::6"),
         ("other.test", "151.101.1.40"),
         ("lan.test", "192.168.77.2"),
+        ("printer.test", "2a0e:5::9"),
         ("registry.test", "151.101.1.20"),
         ("models.test", "151.101.1.10"),
         ("dead.test", "151.101.1.50"),

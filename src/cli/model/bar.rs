@@ -36,8 +36,7 @@ impl Bar {
                 Phase::Verifying => ("verifying", "{msg} {spinner}"),
                 Phase::Done | Phase::Failed => ("", ""),
             };
-            // They are written above, and right.
-            self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_style(style(template));
             let what = progress.model.as_ref().unwrap_or(&progress.source);
             self.bar.set_message(format!("{message} {what}"));
             // Bytes that were there before do not count as speed.
@@ -54,7 +53,10 @@ impl Bar {
     pub(super) fn pause(&mut self) {
         if !std::mem::replace(&mut self.paused, true) {
             self.bar.disable_steady_tick();
-            self.bar.suspend(|| self.bar.set_draw_target(ProgressDrawTarget::hidden()));
+            // Drawn once more, as nothing.
+            self.bar.set_style(style(""));
+            self.bar.tick();
+            self.bar.set_draw_target(ProgressDrawTarget::hidden());
         }
     }
 
@@ -62,4 +64,9 @@ impl Bar {
     pub(super) fn clear(self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The templates are written here, and right.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -163,6 +163,7 @@ fn a_container_leaves_by_its_proxy_as_the_owner_allows() {
             ("CONNECT", "six.test:4444"),
             ("CONNECT", "a.test:8443"),
             ("GET", "http://lan.test/"),
+            ("CONNECT", "printer.test:8443"),
             ("CONNECT", "192.168.77.1:53"),
             ("GET", "https://api.test/page"),
             ("GET", "/page"),
@@ -226,6 +227,7 @@ fn a_container_leaves_by_its_proxy_as_the_owner_allows() {
         has(&told, "CONNECT six.test:4444: 200 it comes back");
         has(&told, "CONNECT a.test:8443: 502 Sovereign: the address of a.test cannot be found");
         has(&told, "GET http://lan.test/: 403 Sovereign: lan.test leads to 192.168.77.2, a private address");
+        has(&told, "CONNECT printer.test:8443: 403 Sovereign: printer.test leads to 2a0e:5::9");
         has(&told, "CONNECT 192.168.77.1:53: 403 ");
         has(&told, "GET https://api.test/page: 400 ");
         has(&told, "GET /page: 400 Sovereign: this is a proxy");

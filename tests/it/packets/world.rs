@@ -69,6 +69,9 @@ impl World {
         };
         address(&house, "lan", "192.168.77.2/24", "fd77::2/64");
         address(&router, "lan", &format!("{ROUTER}/24"), "fd77::1/64");
+        // As where there is IPv6, what is at home has addresses of the internet too.
+        house.ip("address add 2a0e:5::2/64 dev lan nodad");
+        router.ip("-6 route add 2a0e:5::/64 dev lan");
         address(&router, "wan", "81.2.69.1/24", "2a0e:1::1/64");
         address(&internet, "wan", "81.2.69.254/24", "2a0e:1::fe/64");
         house.ip(&format!("route add default via {ROUTER}"));
