@@ -5,6 +5,7 @@
 //! have is known by their labels alone; nothing about them is kept anywhere else.
 
 mod container;
+mod create;
 mod error;
 mod exec;
 mod exit;
@@ -22,7 +23,10 @@ pub use exit::{EGRESS, Exit, PROXY};
 pub use image::{Pulled, Registry};
 pub use logs::{Line, Logs};
 pub use port::Publish;
-pub use spec::{Attachment, Cards, ContainerSpec, GpuSpec, Healthcheck, Mount, MountSource, REVISION, Restart, Ulimit};
+pub use spec::{
+    Attachment, Cards, ContainerSpec, Device, GpuSpec, Healthcheck, Logging, Mount, MountSource, NetworkSpec, REVISION,
+    Rare, Restart, Subnet, Text, Ulimit, VolumeSpec,
+};
 
 use crate::config;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! Networks and volumes.
 
-use super::spec::unless_gone;
+use super::create::unless_gone;
+use super::spec::{NetworkSpec, Subnet, VolumeSpec};
 use super::{Docker, Error, STACK};
-use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl Docker {
     /// The networks of a stack, by name.
@@ -31,12 +32,21 @@ impl Docker {
     ///
     /// # Errors
     /// When no engine answers, or it fails.
-    pub async fn create_network(&self, name: &str, stack: &str) -> Result<(), Error> {
+    pub async fn create_network(&self, name: &str, stack: &str, spec: &NetworkSpec) -> Result<(), Error> {
+        let subnet = |subnet: &Subnet| IpamConfig {
+            subnet: Some(subnet.subnet.clone()),
+            gateway: subnet.gateway.clone(),
+            ip_range: subnet.ip_range.clone(),
+            ..IpamConfig::default()
+        };
+        let ipam = (!spec.subnets.is_empty())
+            .then(|| Ipam { config: Some(spec.subnets.iter().map(subnet).collect()), ..Ipam::default() });
         let request = NetworkCreateRequest {
             name: name.into(),
             driver: Some("bridge".into()),
             internal: Some(true),
-            labels: Some(labels(stack)),
+            labels: Some(labels(stack, &spec.labels)),
+            ipam,
             ..NetworkCreateRequest::default()
         };
         let made = self.client()?.create_network(request).await;
@@ -47,10 +57,11 @@ impl Docker {
     ///
     /// # Errors
     /// When no engine answers, or it fails.
-    pub async fn create_volume(&self, name: &str, stack: &str) -> Result<(), Error> {
+    pub async fn create_volume(&self, name: &str, stack: &str, spec: &VolumeSpec) -> Result<(), Error> {
         let request = VolumeCreateRequest {
             name: Some(name.into()),
-            labels: Some(labels(stack)),
+            labels: Some(labels(stack, &spec.labels)),
+            driver_opts: Some(spec.options.clone().into_iter().collect()),
             ..VolumeCreateRequest::default()
         };
         let made = self.client()?.create_volume(request).await;
@@ -80,6 +91,7 @@ fn of_stack(stack: &str) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([("label", vec![format!("{STACK}={stack}")])])
 }
 
-fn labels(stack: &str) -> HashMap<String, String> {
-    HashMap::from([(STACK.into(), stack.into())])
+fn labels(stack: &str, more: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let ours = (STACK.to_owned(), stack.to_owned());
+    more.clone().into_iter().chain([ours]).collect()
 }

@@ -1,28 +1,16 @@
-//! What a container is made from, and how the engine is told.
+//! What a container is made from.
 
-use super::{Docker, Error, Exit, PORTS, Publish, SERVICE, STACK};
-use bollard::models::{
-    ContainerCreateBody, DeviceRequest, EndpointSettings, HealthConfig, HostConfig, NetworkConnectRequest,
-    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
-};
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, KillContainerOptions, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder,
-};
-use serde::Serialize;
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use super::{Exit, Publish};
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the same [`ContainerSpec`] makes: another number where that is another container, so that those of before are
 /// made anew.
 pub const REVISION: u32 = 2;
-
-/// Where the engine's resolver is told to forward what it does not know itself: the container's own loopback, where
-/// nobody answers. Engines before 25.0.5 forward such queries from this machine's side, out of internal networks, where
-/// this machine's resolver listens on a loopback address (CVE-2024-29018); data leaves in names that are looked up.
-const NO_RESOLVER: &str = "127.0.0.1";
 
 /// What a container is made from. Its digest tells whether an existing one still is what is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -83,6 +71,103 @@ pub struct ContainerSpec {
     /// The cards that it sees, where it sees any. Left out of the digest where it is none, as it was before there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpec>,
+    /// What few files say. Left out of the digest where it is nothing, as it was before there was any of it.
+    #[serde(skip_serializing_if = "Rare::is_nothing")]
+    pub rare: Rare,
+}
+
+/// What few files say of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rare {
+    /// What it calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Of which domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
+    /// Names that it knows, as `NAME:ADDRESS`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<String>,
+    /// Groups that its user is in besides its own, by name or number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
+    /// Settings of the kernel's, of its own namespaces.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Notes that the runtime below Docker is given.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it has a terminal.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    /// Whether its standard input stays open.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_open: bool,
+    /// Bytes of memory that it keeps when memory is short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<u64>,
+    /// Bytes of memory and swap together; -1 for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap: Option<i64>,
+    /// Its share of the processor where that is short; 1024 is usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<i64>,
+    /// The cores on which it may run, such as `0-3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<String>,
+    /// How gladly the kernel ends it when memory runs out, from -1000 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i64>,
+    /// The platform of its image, such as `linux/amd64`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// What becomes of what it prints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logging: Option<Logging>,
+    /// Whether it is on this machine's own network.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// Whether it shares the machine's memory for messages between processes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_ipc: bool,
+    /// Whether others may share its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shareable_ipc: bool,
+    /// Whether it sees the machine's processes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_pid: bool,
+    /// Whether it may do all that root of this machine may.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+    /// Devices of this machine that it may use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+}
+
+impl Rare {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of what a container prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Logging {
+    /// The driver.
+    pub driver: String,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A device of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Its path here.
+    pub source: String,
+    /// Its path in the container.
+    pub target: String,
+    /// Of `r`, `w` and `m`, what may be done with it.
+    pub permissions: String,
 }
 
 /// What a container wants of cards.
@@ -114,6 +199,9 @@ pub struct Attachment {
     pub network: String,
     /// Names under which the others there reach it.
     pub aliases: Vec<String>,
+    /// Its address there, where its file says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// Something of the outside that a container sees as files.
@@ -125,6 +213,9 @@ pub struct Mount {
     pub target: String,
     /// Whether it may not be written.
     pub read_only: bool,
+    /// Further options of the mount, such as `z` or `rslave`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
 }
 
 /// What is mounted.
@@ -132,8 +223,35 @@ pub struct Mount {
 pub enum MountSource {
     /// A volume of the engine's, by name.
     Volume(String),
+    /// A volume without a name, which goes with the container.
+    Anonymous,
+    /// A text that the compose file has or names.
+    Text(Text),
     /// A path of the engine's machine.
     Bind(PathBuf),
+}
+
+/// A text, which may be a secret: only its digest is ever shown or written.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl Text {
+    /// Its digest.
+    pub fn digest(&self) -> String {
+        Sha256::digest(&self.0).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Text").field(&self.digest()).finish()
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.digest())
+    }
 }
 
 /// When the engine starts a container again.
@@ -183,213 +301,31 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-impl Docker {
-    /// Makes a container under a name, without starting it, and returns its identifier. The labels that make it ours
-    /// are added. Where it wants cards it sees those of `cards`, by UUID.
-    ///
-    /// # Errors
-    /// When no engine answers, or it refuses: there is no such image or network, or the name is taken.
-    pub async fn create_container(
-        &self,
-        name: &str,
-        stack: &str,
-        service: &str,
-        config: &str,
-        spec: &ContainerSpec,
-        cards: &[String],
-    ) -> Result<String, Error> {
-        let client = self.client()?;
-        let mut spec = Cow::Borrowed(spec);
-        let mut proxy = None;
-        if let (Some(exit), Some(on)) = (spec.exit.clone(), spec.networks.first()) {
-            let side = self.side(&on.network).await?;
-            side.tell(&exit, &mut spec.to_mut().environment);
-            proxy = Some((side.proxy(), exit.allowed.join(" ")));
-        }
-        let mut body = body(&spec, cards);
-        let labels = body.labels.get_or_insert_default();
-        if let Some((proxy, allowed)) = proxy {
-            labels.insert(super::PROXY.into(), proxy.to_string());
-            labels.insert(super::EGRESS.into(), allowed);
-        }
-        labels.insert(STACK.into(), stack.into());
-        labels.insert(SERVICE.into(), service.into());
-        labels.insert(super::CONFIG.into(), config.into());
-        labels.insert(PORTS.into(), Publish::label(&spec.ports));
-        if let Some(gpu) = &spec.gpu {
-            labels.insert(super::CARDS.into(), cards.join(","));
-            if let Some(vram) = gpu.vram {
-                labels.insert(super::VRAM.into(), vram.to_string());
-            }
-        }
-        let options = CreateContainerOptionsBuilder::new().name(name).build();
-        let made = client
-            .create_container(Some(options), body)
-            .await
-            .map_err(Error::of(format!("create the container {name}")))?;
-        // That its resolver leads nowhere is meant so.
-        for warning in made.warnings.iter().filter(|warning| !warning.contains("Localhost DNS")) {
-            tracing::warn!(stack, service, warning, "Docker warns about a container");
-        }
-        // Engines before API 1.44 take only one network when a container is made.
-        for attachment in spec.networks.iter().skip(1) {
-            let request =
-                NetworkConnectRequest { container: made.id.clone(), endpoint_config: Some(endpoint(attachment)) };
-            let what = format!("connect {name} to the network {}", attachment.network);
-            if let Err(error) = client.connect_network(&attachment.network, request).await {
-                // Half a container must not pass for the whole one at the next look.
-                let _ = self.remove_container(&made.id).await;
-                return Err(Error::of(what)(error));
-            }
-        }
-        Ok(made.id)
-    }
-
-    /// Starts a container. One that runs already is left as it is.
-    ///
-    /// # Errors
-    /// When no engine answers, or it cannot start it: its program is missing, or a folder that it mounts.
-    pub async fn start_container(&self, id: &str) -> Result<(), Error> {
-        self.client()?
-            .start_container(id, None::<StartContainerOptions>)
-            .await
-            .map_err(Error::of("start the container"))
-    }
-
-    /// Asks a container to end, and ends it when it has not within its grace. One that has ended is left as it is.
-    ///
-    /// # Errors
-    /// When no engine answers, or it fails.
-    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
-        // The engine answers when the container has ended.
-        let client = self.client()?.with_timeout(grace + Duration::from_secs(120));
-        let stopped = client.stop_container(id, Some(StopContainerOptionsBuilder::new().t(seconds).build())).await;
-        unless_gone(stopped).map_err(Error::of("stop the container"))
-    }
-
-    /// Ends a container at once. One that has ended is left as it is.
-    ///
-    /// # Errors
-    /// When no engine answers, or it fails.
-    pub async fn kill_container(&self, id: &str) -> Result<(), Error> {
-        let killed = self.client()?.kill_container(id, None::<KillContainerOptions>).await;
-        match unless_gone(killed) {
-            // It does not run.
-            Err(error) if super::error::status(&error) == Some(409) => Ok(()),
-            killed => killed.map_err(Error::of("kill the container")),
-        }
-    }
-
-    /// Removes a container with the volumes that nobody named, killing it where it runs. One that is gone is fine.
-    ///
-    /// # Errors
-    /// When no engine answers, or it fails.
-    pub async fn remove_container(&self, id: &str) -> Result<(), Error> {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        unless_gone(self.client()?.remove_container(id, Some(options)).await).map_err(Error::of("remove the container"))
-    }
+/// What a network is made from; all are without a way out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its addresses, where its file says; the engine's choice otherwise.
+    pub subnets: Vec<Subnet>,
+    /// Labels, besides ours.
+    pub labels: BTreeMap<String, String>,
 }
 
-/// What is gone already need not be removed.
-pub(super) fn unless_gone(result: Result<(), bollard::errors::Error>) -> Result<(), bollard::errors::Error> {
-    match result {
-        Err(error) if super::error::status(&error) == Some(404) => Ok(()),
-        result => result,
-    }
+/// Addresses of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// All of them, as `172.30.0.0/24`.
+    pub subnet: String,
+    /// That of this machine there.
+    pub gateway: Option<String>,
+    /// Those that are given out.
+    pub ip_range: Option<String>,
 }
 
-fn body(spec: &ContainerSpec, cards: &[String]) -> ContainerCreateBody {
-    let first = spec.networks.first();
-    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let host = HostConfig {
-        // With no network said, none: the default bridge would be a way out.
-        network_mode: Some(first.map_or("none", |attachment| &attachment.network).to_owned()),
-        dns: Some(vec![NO_RESOLVER.into()]),
-        binds: Some(spec.mounts.iter().map(bind).collect()),
-        tmpfs: Some(spec.tmpfs.clone().into_iter().collect()),
-        restart_policy: Some(restart(spec.restart)),
-        init: Some(spec.init),
-        readonly_rootfs: Some(spec.read_only),
-        cap_add: Some(spec.cap_add.clone()),
-        cap_drop: Some(spec.cap_drop.clone()),
-        security_opt: Some(spec.security_opt.clone()),
-        pids_limit: spec.pids_limit,
-        memory: spec.memory.map(bytes),
-        nano_cpus: spec.nano_cpus,
-        shm_size: spec.shm_size.map(bytes),
-        ulimits: Some(
-            spec.ulimits
-                .iter()
-                .map(|(name, limit)| ResourcesUlimits {
-                    name: Some(name.clone()),
-                    soft: Some(limit.soft),
-                    hard: Some(limit.hard),
-                })
-                .collect(),
-        ),
-        device_requests: spec.gpu.as_ref().map(|gpu| vec![device_request(gpu, cards)]),
-        ..HostConfig::default()
-    };
-    let endpoints = first.map(|attachment| HashMap::from([(attachment.network.clone(), endpoint(attachment))]));
-    ContainerCreateBody {
-        image: Some(spec.image.clone()),
-        cmd: spec.command.clone(),
-        entrypoint: spec.entrypoint.clone(),
-        env: Some(spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        user: spec.user.clone(),
-        working_dir: spec.working_dir.clone(),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        healthcheck: spec.healthcheck.as_ref().map(healthcheck),
-        stop_signal: spec.stop_signal.clone(),
-        stop_timeout: i64::try_from(spec.stop_grace.as_secs()).ok(),
-        host_config: Some(host),
-        networking_config: endpoints.map(|endpoints| NetworkingConfig { endpoints_config: Some(endpoints) }),
-        ..ContainerCreateBody::default()
-    }
-}
-
-/// As `docker run --gpus device=...` asks for cards.
-fn device_request(gpu: &GpuSpec, cards: &[String]) -> DeviceRequest {
-    let capabilities = std::iter::once("gpu".to_owned()).chain(gpu.capabilities.iter().cloned()).collect();
-    DeviceRequest {
-        driver: Some("nvidia".into()),
-        device_ids: Some(cards.to_vec()),
-        capabilities: Some(vec![capabilities]),
-        ..DeviceRequest::default()
-    }
-}
-
-fn endpoint(attachment: &Attachment) -> EndpointSettings {
-    EndpointSettings { aliases: Some(attachment.aliases.clone()), ..EndpointSettings::default() }
-}
-
-fn bind(mount: &Mount) -> String {
-    let source = match &mount.source {
-        MountSource::Volume(name) => name.clone(),
-        MountSource::Bind(path) => path.display().to_string(),
-    };
-    format!("{source}:{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
-}
-
-fn restart(restart: Restart) -> RestartPolicy {
-    let (name, tries) = match restart {
-        Restart::No => (RestartPolicyNameEnum::NO, None),
-        Restart::Always => (RestartPolicyNameEnum::ALWAYS, None),
-        Restart::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
-        Restart::OnFailure(tries) => (RestartPolicyNameEnum::ON_FAILURE, tries.map(i64::from)),
-    };
-    RestartPolicy { name: Some(name), maximum_retry_count: tries }
-}
-
-fn healthcheck(check: &Healthcheck) -> HealthConfig {
-    let nanoseconds = |time: Option<Duration>| time.map(|time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-    HealthConfig {
-        test: Some(check.test.clone()),
-        interval: nanoseconds(check.interval),
-        timeout: nanoseconds(check.timeout),
-        retries: check.retries.map(i64::from),
-        start_period: nanoseconds(check.start_period),
-        start_interval: nanoseconds(check.start_interval),
-    }
+/// What a volume is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VolumeSpec {
+    /// What it is mounted with, as for a share of another machine.
+    pub options: BTreeMap<String, String>,
+    /// Labels, besides ours.
+    pub labels: BTreeMap<String, String>,
 }

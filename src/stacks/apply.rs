@@ -4,7 +4,7 @@ use super::error::Error;
 use super::listeners::Board;
 use super::plan::{Effect, Existing, Goal, reached};
 use super::spec::{ServiceSpec, Spec, docker_name};
-use super::{Stacks, proxy, pull, seat};
+use super::{Stacks, proxy, pull, seat, text};
 use crate::docker::{Container, Docker, Restart};
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
@@ -48,8 +48,14 @@ pub(super) async fn apply(
         }
         match effect {
             Effect::Pull(image) => pull::ensure(stacks, stack, spec, image, cancel, &progress).await?,
-            Effect::CreateNetwork(name) => docker.create_network(name, stack).await?,
-            Effect::CreateVolume(name) => docker.create_volume(name, stack).await?,
+            Effect::CreateNetwork(name) => {
+                let network = spec.and_then(|spec| spec.networks.get(name)).cloned().unwrap_or_default();
+                docker.create_network(name, stack, &network).await?;
+            }
+            Effect::CreateVolume(name) => {
+                let volume = spec.and_then(|spec| spec.volumes.get(name)).cloned().unwrap_or_default();
+                docker.create_volume(name, stack, &volume).await?;
+            }
             Effect::RemoveContainer { id, service, grace } => {
                 progress(format!("stopping {service}"));
                 docker.stop_container(id, *grace).await?;
@@ -121,20 +127,21 @@ impl Awaited {
 
 /// Makes a service's container, starts it and returns its identifier. One that does not start is not left behind.
 async fn run(stacks: &Stacks, stack: &str, service: &ServiceSpec) -> Result<String, Error> {
-    let id = create(&stacks.0.docker, stack, service, &[]).await?;
+    let id = create(stacks, stack, service, &[]).await?;
     start(stacks, stack, service, &id).await?;
     Ok(id)
 }
 
 /// Makes a service's container, which will see these cards.
 pub(super) async fn create(
-    docker: &Docker,
+    stacks: &Stacks,
     stack: &str,
     service: &ServiceSpec,
     cards: &[String],
 ) -> Result<String, Error> {
     let ServiceSpec { name, config, container, .. } = service;
-    Ok(docker.create_container(&docker_name(stack, name), stack, name, config, container, cards).await?)
+    let container = text::written(&stacks.0.texts, stack, container)?;
+    Ok(stacks.0.docker.create_container(&docker_name(stack, name), stack, name, config, &container, cards).await?)
 }
 
 /// Starts a container that was just made. One that does not start is not left behind.

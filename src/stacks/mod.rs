@@ -13,6 +13,7 @@ pub mod compose;
 mod error;
 mod forward;
 mod listeners;
+mod permit;
 pub mod plan;
 mod proxy;
 mod pull;
@@ -20,6 +21,7 @@ mod seat;
 mod shelf;
 pub mod spec;
 mod station;
+mod text;
 mod view;
 mod wanted;
 
@@ -60,6 +62,8 @@ struct Inner {
     placement: Placement,
     /// Containers that take room on cards, by identifier.
     seated: Mutex<BTreeMap<String, Sitter>>,
+    /// Where texts that containers read as files are written.
+    texts: PathBuf,
     /// Bytes that are expected of a container with a card whose file says nothing.
     undeclared: u64,
     changes: watch::Sender<u64>,
@@ -101,6 +105,7 @@ impl Stacks {
             proxies,
             placement,
             seated: Mutex::default(),
+            texts: config.state_dir().join("texts"),
             undeclared: config.placement.undeclared.0,
             changes: watch::Sender::new(0),
             shutdown,
@@ -149,6 +154,8 @@ impl Stacks {
                 .or_else(|| own.iter().find_map(|container| plan::ailment(container)));
             StackView {
                 title: spec.as_ref().map_or_else(|| name.clone(), |spec| spec.title.clone()),
+                web: spec.as_ref().and_then(|spec| spec.web.clone()),
+                warnings: spec.as_ref().map(|spec| spec.warnings.clone()).unwrap_or_default(),
                 description: spec.map(|spec| spec.description).unwrap_or_default(),
                 state,
                 progress: operation.and_then(|operation| operation.progress.clone()),
@@ -320,6 +327,7 @@ impl Stacks {
         let progress = |text: String| self.progress(name, number, text);
         apply::apply(self, name, spec.as_ref(), &existing, effects, cancel, progress).await?;
         if work == Work::Remove {
+            text::forget(&self.0.texts, name);
             let _one_at_a_time = self.0.wishing.lock().await;
             // Unless something else is wanted of it meanwhile.
             let is_newest = self.stations().get_mut(name).is_some_and(|station| station.operation(number).is_some());

@@ -117,8 +117,11 @@ pub fn up(spec: &Spec, existing: &Existing) -> Vec<Effect> {
     // Images first: while they are on their way, what runs goes on.
     effects.extend(pulls.into_iter().map(Effect::Pull));
     effects.extend(removals(existing, Some(spec), &kept_ids));
-    effects.extend(spec.networks.difference(&existing.networks).cloned().map(Effect::CreateNetwork));
-    effects.extend(spec.volumes.difference(&existing.volumes).cloned().map(Effect::CreateVolume));
+    let missing = |name: &&String, there: &BTreeSet<String>| !there.contains(*name);
+    let networks = spec.networks.keys().filter(|name| missing(name, &existing.networks));
+    effects.extend(networks.cloned().map(Effect::CreateNetwork));
+    let volumes = spec.volumes.keys().filter(|name| missing(name, &existing.volumes));
+    effects.extend(volumes.cloned().map(Effect::CreateVolume));
     effects.extend(starts);
     let servers = spec.services.iter().filter(|service| !service.is_job);
     effects.extend(servers.map(|service| Effect::Await(service.name.clone(), Goal::Ready)));

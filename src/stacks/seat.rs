@@ -234,7 +234,7 @@ pub(super) async fn run(
         seat = stacks.seat(stack, service, gpu) => seat?,
         () = cancel.cancelled() => return Err(Error::Superseded),
     };
-    let id = apply::create(&stacks.0.docker, stack, service, seat.cards()).await?;
+    let id = apply::create(stacks, stack, service, seat.cards()).await?;
     let sitter = Sitter::new(stack, &service.name, &id, None, service.container.stop_grace);
     stacks.sit(seat, sitter);
     match apply::start(stacks, stack, service, &id).await {

@@ -1,6 +1,6 @@
 //! Where stacks come from: those that the binary carries, and the owner's folder, whose files win.
 
-use super::compose::{self, Error};
+use super::compose::{self, Error, Origin, read_text};
 use super::spec::{self, Spec};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 const SHIPPED: &[(&str, &str)] = &[("chroma", include_str!("../../stacks/chroma.yaml"))];
 /// The names of a compose file in a folder of its own, the preferred first.
 const IN_FOLDER: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
-/// A compose file is text that a person wrote.
-const LARGEST: u64 = 1 << 20;
 
 /// All stacks by name, each understood or refused.
 pub type Shelf = BTreeMap<String, Result<Spec, Error>>;
@@ -28,7 +26,7 @@ pub fn read(dir: &Path) -> Shelf {
     for (stem, file) in files(dir) {
         let base = file.parent().unwrap_or(dir);
         let own = if base == dir { shared.clone() } else { variables(&base.join(".env")) };
-        let (name, spec) = match text(&file) {
+        let (name, spec) = match read_text(&file) {
             Ok(text) => one(&stem, &text, &file, Some(base), &own),
             Err(error) => (stem, Err(Error::new(&file, format!("cannot be read: {error}")))),
         };
@@ -52,21 +50,19 @@ fn one(
     base: Option<&Path>,
     variables: &HashMap<String, String>,
 ) -> (String, Result<Spec, Error>) {
-    let compose = match compose::parse(text, file, variables.clone()) {
-        Ok(compose) => compose,
+    let origin = Origin { file: file.into(), base: base.map(Path::to_path_buf), variables: variables.clone() };
+    let model = match compose::load(text, &origin) {
+        Ok(model) => model,
         Err(error) => return (stem.into(), Err(error)),
     };
-    let (name, line) = match &compose.name {
-        Some(name) => (name.value.clone(), name.referenced.line()),
-        None => (stem.to_owned(), 0),
-    };
+    let (name, line) = model.name.clone().unwrap_or_else(|| (stem.to_owned(), 0));
     if !spec::is_name(&name) {
         let message = format!(
             "{name:?} cannot be a stack's name: lower-case letters, digits, '-' and '_', at most 63; rename the file or set `name:`"
         );
         return (stem.into(), Err(Error::at(file, line, message)));
     }
-    let spec = spec::resolve(&name, compose, file, base, variables);
+    let spec = spec::resolve(&name, &model, file, variables);
     (name, spec)
 }
 
@@ -102,17 +98,10 @@ fn files(dir: &Path) -> Vec<(String, PathBuf)> {
     files
 }
 
-fn text(file: &Path) -> io::Result<String> {
-    if file.metadata()?.len() > LARGEST {
-        return Err(io::Error::other("it is larger than 1 MiB, too large for a compose file"));
-    }
-    std::fs::read_to_string(file)
-}
-
 /// The variables of a `.env` file; none where there is no such file.
 fn variables(file: &Path) -> HashMap<String, String> {
-    match text(file) {
-        Ok(text) => parse_variables(&text),
+    match read_text(file) {
+        Ok(text) => compose::variables(&text).collect(),
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::warn!(file = %file.display(), %error, "the variables of stacks cannot be read");
@@ -120,23 +109,6 @@ fn variables(file: &Path) -> HashMap<String, String> {
             HashMap::new()
         }
     }
-}
-
-fn parse_variables(text: &str) -> HashMap<String, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    lines
-        .filter_map(|line| {
-            let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
-            let value = value.trim();
-            let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
-            let value = match quoted('"').or_else(|| quoted('\'')) {
-                Some(inner) => inner,
-                // A comment follows a space.
-                None => value.split_once(" #").map_or(value, |(value, _)| value.trim_end()),
-            };
-            Some((name.trim().to_owned(), value.to_owned()))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -192,12 +164,5 @@ mod tests {
         assert_eq!(other.image, "x:none");
         let data = dir.path().join("sub/data");
         assert_eq!(other.mounts[0].source, crate::docker::MountSource::Bind(data));
-    }
-
-    #[test]
-    fn variables_of_a_file() {
-        let read = parse_variables("# c\nA=1\nexport B = 'x # y'\nC=\"a=b\" \nD=v # comment\nnothing\nE=\n");
-        let expected = [("A", "1"), ("B", "x # y"), ("C", "a=b"), ("D", "v"), ("E", "")];
-        assert_eq!(read, expected.map(|(name, value)| (name.into(), value.into())).into());
     }
 }

@@ -2,13 +2,19 @@
 //! order of their start.
 
 use super::compose::{
-    self, Compose, Condition, Count, DeviceKeys, Error, HealthcheckKeys, NetworkKeys, SecurityOption, Service,
-    ServiceNetworks, VolumeKey, VolumeSource,
+    self, Condition, Count, DeviceKeys, DevicePathKey, Error, HealthcheckKeys, IpcKey, Model, NetworkKeys,
+    NetworkModeKey, Pairs, Permit, RuntimeKey, SecurityOption, Service, ServiceNetworks, TextUse, VolumeKey,
+    VolumeSource, Written,
 };
-use crate::docker::{Attachment, Cards, ContainerSpec, Exit, GpuSpec, Healthcheck, Mount, MountSource, REVISION};
+use super::permit::Permits;
+use crate::docker::{
+    Attachment, Cards, ContainerSpec, Device, Exit, GpuSpec, Healthcheck, Logging, Mount, MountSource, NetworkSpec,
+    REVISION, Rare, Restart, Subnet, Text, VolumeSpec,
+};
+use serde_yaml::Spanned;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Processes of a container whose file sets no limit.
@@ -25,10 +31,14 @@ pub struct Spec {
     pub title: String,
     /// What it is good for.
     pub description: String,
+    /// Where its own page is, if it has one.
+    pub web: Option<String>,
+    /// What its services may do that containers usually may not, for the owner.
+    pub warnings: Vec<String>,
     /// The networks that its services are on, as Docker knows them.
-    pub networks: BTreeSet<String>,
-    /// The volumes that it declares, as Docker knows them.
-    pub volumes: BTreeSet<String>,
+    pub networks: BTreeMap<String, NetworkSpec>,
+    /// The volumes that are its own, as Docker knows them.
+    pub volumes: BTreeMap<String, VolumeSpec>,
     /// Its services, each after those that it depends on.
     pub services: Vec<ServiceSpec>,
 }
@@ -67,26 +77,23 @@ pub fn is_name(name: &str) -> bool {
     name.len() <= 63 && bytes.next().is_some_and(starts) && bytes.all(|b| starts(b) || b == b'-' || b == b'_')
 }
 
-/// Resolves what `file` says for the stack `name`. `variables` fill in what its environment only names.
+/// Resolves what the files of the stack `name` say. `file` is the first of them; `variables` fill in what an environment
+/// only names.
 ///
 /// # Errors
 /// What refers to nothing, or cannot be had.
-pub fn resolve(
-    name: &str,
-    compose: Compose,
-    file: &Path,
-    base: Option<&Path>,
-    variables: &HashMap<String, String>,
-) -> Result<Spec, Error> {
-    let resolver = Resolver { name, compose: &compose, file, base, variables };
+pub fn resolve(name: &str, model: &Model, file: &Path, variables: &HashMap<String, String>) -> Result<Spec, Error> {
     let mut services = BTreeMap::new();
-    for (service, written) in &compose.services {
-        let line = written.referenced.line();
+    let mut warnings = Vec::new();
+    for (service, written) in &model.services {
+        let Written { file, line, .. } = written;
         if !is_service_name(service) {
             let message = format!("{service:?} cannot be a service's name: letters, digits, '.', '_' and '-'");
-            return Err(Error::at(file, line, message));
+            return Err(Error::at(file, *line, message));
         }
-        services.insert(service.clone(), resolver.service(service, &written.value, line)?);
+        let mut resolver = Resolver { name, model, file, variables, permits: Permits::new(service, written) };
+        services.insert(service.clone(), resolver.service(service, &written.service, *line)?);
+        warnings.extend(resolver.permits.warnings());
     }
     let jobs: BTreeSet<String> = services
         .values()
@@ -100,17 +107,31 @@ pub fn resolve(
         }
     }
     let services = in_order(services).map_err(|cycle| {
-        let line = compose.services.get(&cycle).map_or(0, |service| service.referenced.line());
+        let line = model.services.get(&cycle).map_or(0, |written| written.line);
         Error::at(file, line, format!("the service {cycle} depends on itself, by way of others"))
     })?;
-    let networks =
-        services.iter().flat_map(|service| &service.container.networks).map(|on| on.network.clone()).collect();
+    let used: BTreeSet<&String> =
+        services.iter().flat_map(|service| &service.container.networks).map(|on| &on.network).collect();
+    let default = ("default".to_owned(), compose::Network::default());
+    let networks = model
+        .networks
+        .clone()
+        .into_iter()
+        .chain([default].into_iter().filter(|(name, _)| !model.networks.contains_key(name)));
+    let networks = networks.map(|(network, keys)| (docker_name(name, &network), self::network(&keys)));
     Ok(Spec {
         name: name.into(),
-        title: compose.sovereign.title.clone().unwrap_or_else(|| name.into()),
-        description: compose.sovereign.description.clone().unwrap_or_default(),
-        networks,
-        volumes: compose.volumes.keys().map(|volume| docker_name(name, volume)).collect(),
+        title: model.sovereign.title.clone().unwrap_or_else(|| name.into()),
+        description: model.sovereign.description.clone().unwrap_or_default(),
+        web: model.sovereign.web.clone(),
+        warnings,
+        networks: networks.filter(|(network, _)| used.contains(network)).collect(),
+        volumes: model
+            .volumes
+            .iter()
+            .filter(|(_, keys)| !keys.external)
+            .map(|(volume, keys)| (volume_name(name, volume, keys), self::volume(keys)))
+            .collect(),
         services,
     })
 }
@@ -123,17 +144,20 @@ fn is_service_name(name: &str) -> bool {
 
 struct Resolver<'a> {
     name: &'a str,
-    compose: &'a Compose,
+    model: &'a Model,
     file: &'a Path,
-    base: Option<&'a Path>,
     variables: &'a HashMap<String, String>,
+    permits: Permits<'a>,
 }
 
 impl Resolver<'_> {
-    fn service(&self, name: &str, written: &Service, line: u64) -> Result<ServiceSpec, Error> {
+    fn service(&mut self, name: &str, written: &Service, line: u64) -> Result<ServiceSpec, Error> {
         let image = written.image.clone().filter(|image| !image.is_empty());
         let image = image.ok_or_else(|| Error::at(self.file, line, format!("the service {name} names no image")))?;
         let limits = &written.deploy.resources.limits;
+        let (tmpfs, mut mounts) = self.mounts(written)?;
+        mounts.extend(self.texts("secret", "/run/secrets/", &self.model.secrets, written.secrets.as_ref())?);
+        mounts.extend(self.texts("config", "/", &self.model.configs, written.configs.as_ref())?);
         let container = ContainerSpec {
             image,
             command: written.command.clone().map(|argv| argv.0),
@@ -142,19 +166,19 @@ impl Resolver<'_> {
             user: written.user.clone(),
             working_dir: written.working_dir.clone(),
             networks: self.networks(name, written)?,
-            mounts: self.mounts(written)?,
-            tmpfs: written.tmpfs.0.iter().map(|text| tmpfs(text)).collect(),
-            ports: written.ports.iter().map(|port| port.0).collect(),
+            mounts,
+            tmpfs,
+            ports: written.ports.iter().flat_map(|port| port.0.clone()).collect(),
             labels: self.labels(written)?,
             healthcheck: written.healthcheck.as_ref().map(healthcheck),
-            restart: written.restart.0,
+            restart: self.restart(written, line)?,
             stop_signal: written.stop_signal.clone(),
             stop_grace: written.stop_grace_period.map_or(GRACE, |grace| grace.0),
-            init: written.init,
-            read_only: written.read_only,
+            init: written.init.unwrap_or(false),
+            read_only: written.read_only.unwrap_or(false),
             cap_add: written.cap_add.clone(),
             cap_drop: written.cap_drop.clone().unwrap_or_else(|| vec!["ALL".into()]),
-            security_opt: security(&written.security_opt),
+            security_opt: self.security(written)?,
             pids_limit: Some(written.pids_limit.or(limits.pids).unwrap_or(PIDS)),
             memory: written.mem_limit.or(limits.memory).map(|size| size.0),
             nano_cpus: written.cpus.or(limits.cpus).map(|cpus| cpus.0),
@@ -162,6 +186,7 @@ impl Resolver<'_> {
             ulimits: written.ulimits.iter().map(|(name, limit)| (name.clone(), limit.0)).collect(),
             exit: self.exit(),
             gpu: self.gpu(name, written, line)?,
+            rare: self.rare(written)?,
         };
         Ok(ServiceSpec {
             name: name.into(),
@@ -174,12 +199,114 @@ impl Resolver<'_> {
 
     /// What it may ask its proxy for, where the stack has a way out.
     fn exit(&self) -> Option<Exit> {
-        let allowed: Vec<String> = self.compose.sovereign.egress.iter().map(ToString::to_string).collect();
-        let aliases = self.compose.services.values().filter_map(|service| service.value.networks.as_ref());
+        let allowed: Vec<String> = self.model.sovereign.egress.iter().map(ToString::to_string).collect();
+        let aliases = self.model.services.values().filter_map(|written| written.service.networks.as_ref());
         let aliases = aliases.flat_map(|networks| networks.value.0.values().flatten()).flat_map(|keys| &keys.aliases);
-        let direct: BTreeSet<&String> = self.compose.services.keys().chain(aliases).collect();
+        let direct: BTreeSet<&String> = self.model.services.keys().chain(aliases).collect();
         let direct = direct.into_iter().cloned().collect();
         (!allowed.is_empty()).then_some(Exit { allowed, direct })
+    }
+
+    fn restart(&self, written: &Service, line: u64) -> Result<Restart, Error> {
+        let policy = written.deploy.restart_policy.as_ref().filter(|_| written.restart.is_none());
+        let policy = policy.map(compose::RestartPolicy::restart).transpose();
+        let policy = policy.map_err(|error| Error::at(self.file, line, format!("`deploy.restart_policy`: {error}")))?;
+        Ok(written.restart.or(policy).unwrap_or_default().0)
+    }
+
+    fn rare(&mut self, written: &Service) -> Result<Rare, Error> {
+        let host = |mode: &Option<Spanned<NetworkModeKey>>| {
+            mode.as_ref().filter(|mode| mode.value == NetworkModeKey::Host).map(|mode| mode.referenced.line())
+        };
+        let reserved = written.deploy.resources.reservations.memory;
+        Ok(Rare {
+            hostname: written.hostname.clone(),
+            domainname: written.domainname.clone(),
+            extra_hosts: written.extra_hosts.0.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
+            group_add: written.group_add.clone(),
+            sysctls: self.filled(&written.sysctls),
+            annotations: self.filled(&written.annotations),
+            tty: written.tty.unwrap_or(false),
+            stdin_open: written.stdin_open.unwrap_or(false),
+            memory_reservation: written.mem_reservation.or(reserved).map(|size| size.0),
+            memory_swap: written.memswap_limit.map(|swap| swap.0),
+            cpu_shares: written.cpu_shares,
+            cpuset: written.cpuset.clone(),
+            oom_score_adj: written.oom_score_adj,
+            platform: written.platform.clone(),
+            logging: written.logging.as_ref().map(|logging| Logging {
+                driver: logging.driver.clone().unwrap_or_else(|| "json-file".into()),
+                options: self.filled(&logging.options),
+            }),
+            host_network: self.permits.needs(Permit::HostNetwork, host(&written.network_mode))?,
+            host_ipc: self.permits.needs(Permit::HostIpc, line_of(&written.ipc, IpcKey::Host))?,
+            shareable_ipc: line_of(&written.ipc, IpcKey::Shareable).is_some(),
+            host_pid: self.permits.needs(Permit::HostPid, written.pid.as_ref().map(|pid| pid.referenced.line()))?,
+            privileged: self.permits.needs(Permit::Privileged, line_of(&written.privileged, true))?,
+            devices: self.devices(written)?,
+        })
+    }
+
+    fn devices(&mut self, written: &Service) -> Result<Vec<Device>, Error> {
+        let Some(devices) = &written.devices else { return Ok(Vec::new()) };
+        let paths = devices.value.iter().filter_map(|device| match device {
+            DevicePathKey::Path(device) => Some(device.clone()),
+            DevicePathKey::Card(_) => None,
+        });
+        let paths: Vec<Device> = paths.collect();
+        self.permits.needs(Permit::Devices, (!paths.is_empty()).then(|| devices.referenced.line()))?;
+        Ok(paths)
+    }
+
+    fn security(&mut self, written: &Service) -> Result<Vec<String>, Error> {
+        let options = written.security_opt.as_ref().map_or(&[][..], |options| &options.value);
+        let line = written.security_opt.as_ref().map(|options| options.referenced.line());
+        let unconfined: Vec<String> = options
+            .iter()
+            .filter_map(|option| match option {
+                SecurityOption::Unconfined(text) => Some(text.clone()),
+                SecurityOption::NoNewPrivileges(_) => None,
+            })
+            .collect();
+        self.permits.needs(Permit::Unconfined, line.filter(|_| !unconfined.is_empty()))?;
+        let gains = options.contains(&SecurityOption::NoNewPrivileges(false));
+        let kept = (!gains).then(|| "no-new-privileges:true".to_owned());
+        Ok(kept.into_iter().chain(unconfined).collect())
+    }
+
+    /// Texts as files, where the container sees them.
+    fn texts(
+        &self,
+        what: &str,
+        folder: &str,
+        texts: &BTreeMap<String, compose::Text>,
+        used: Option<&Spanned<Vec<TextUse>>>,
+    ) -> Result<Vec<Mount>, Error> {
+        let Some(used) = used else { return Ok(Vec::new()) };
+        let refuse = |message: String| Error::at(self.file, used.referenced.line(), message);
+        let mount = |TextUse { source, target }: &TextUse| {
+            let text = texts.get(source);
+            let text = text.ok_or_else(|| refuse(format!("the {what} {source} is not among the file's `{what}s`")))?;
+            let compose::Text { file, environment, content } = text;
+            let from = match (file, environment, content) {
+                (Some(file), None, None) => MountSource::Bind(file.clone()),
+                (None, Some(variable), None) => {
+                    let value = self.variables.get(variable);
+                    let missing = || refuse(format!("the {what} {source}: the variable {variable} is not set in .env"));
+                    MountSource::Text(Text(value.ok_or_else(missing)?.clone()))
+                }
+                (None, None, Some(content)) => MountSource::Text(Text(content.clone())),
+                _ => {
+                    return Err(refuse(format!(
+                        "the {what} {source} says not one of `file`, `environment`, `content`"
+                    )));
+                }
+            };
+            let target = target.as_ref().unwrap_or(source);
+            let target = if target.starts_with('/') { target.clone() } else { format!("{folder}{target}") };
+            Ok(Mount { source: from, target, read_only: true, options: Vec::new() })
+        };
+        used.value.iter().map(mount).collect()
     }
 
     /// The cards that it sees, and what it may take of them.
@@ -187,6 +314,8 @@ impl Resolver<'_> {
         let reserved = written.deploy.resources.reservations.devices.as_ref();
         let asked = written.gpus.as_ref().map(|gpus| (&gpus.value.0, gpus.referenced.line()));
         let asked = asked.or_else(|| reserved.map(|devices| (&devices.value, devices.referenced.line())));
+        let otherwise = self.cards_otherwise(written);
+        let asked = asked.or_else(|| otherwise.as_ref().map(|(devices, line)| (devices, *line)));
         let Some((devices, line)) = asked.filter(|(devices, _)| !devices.is_empty()) else {
             let said = "`x-sovereign: {vram: ...}` is for services that use a card; say which with `gpus`";
             return match written.sovereign.vram {
@@ -218,14 +347,57 @@ impl Resolver<'_> {
         Ok(Some(GpuSpec { cards, capabilities, vram: written.sovereign.vram.map(|vram| vram.0) }))
     }
 
+    /// Cards as the Container Device Interface names them, or as NVIDIA's runtime is told by the environment.
+    fn cards_otherwise(&self, written: &Service) -> Option<(Vec<DeviceKeys>, u64)> {
+        let of = |ids: Vec<String>| match ids.iter().any(|id| id == "all") {
+            true => DeviceKeys { count: Some(Count::All), ..DeviceKeys::default() },
+            false => DeviceKeys { device_ids: Some(ids), ..DeviceKeys::default() },
+        };
+        let cdi = written.devices.as_ref().and_then(|devices| {
+            let cards = devices.value.iter().filter_map(|device| match device {
+                DevicePathKey::Card(card) => Some(card.clone()),
+                DevicePathKey::Path(_) => None,
+            });
+            let cards: Vec<String> = cards.collect();
+            (!cards.is_empty()).then(|| (vec![of(cards)], devices.referenced.line()))
+        });
+        let runtime = written.runtime.as_ref().filter(|runtime| runtime.value == RuntimeKey::Nvidia);
+        let runtime = runtime.and_then(|runtime| {
+            let environment = self.environment(written);
+            let list =
+                |name: &str| environment.get(name).map(|all| all.split(',').map(str::to_owned).collect::<Vec<_>>());
+            // Images for cards ask for all of them by themselves.
+            let cards = list("NVIDIA_VISIBLE_DEVICES").unwrap_or_else(|| vec!["all".into()]);
+            let none = matches!(&cards[..], [one] if one.is_empty() || one == "none" || one == "void");
+            let capabilities = list("NVIDIA_DRIVER_CAPABILITIES");
+            let capabilities = capabilities.map(|all| all.into_iter().chain(["gpu".to_owned()]).collect());
+            (!none).then(|| (vec![DeviceKeys { capabilities, ..of(cards) }], runtime.referenced.line()))
+        });
+        cdi.or(runtime)
+    }
+
     /// A name without a value takes it from the variables, and is left out where there is none.
     fn environment(&self, written: &Service) -> BTreeMap<String, String> {
+        self.filled(&written.environment)
+    }
+
+    fn filled(&self, pairs: &Pairs) -> BTreeMap<String, String> {
         let known = |name: &String| self.variables.get(name).cloned();
-        let pairs = written.environment.0.iter();
+        let pairs = pairs.0.iter();
         pairs.filter_map(|(name, value)| Some((name.clone(), value.clone().or_else(|| known(name))?))).collect()
     }
 
     fn networks(&self, service: &str, written: &Service) -> Result<Vec<Attachment>, Error> {
+        let mode = written.network_mode.as_ref().map(|mode| (mode.value, mode.referenced.line()));
+        if let Some((NetworkModeKey::None | NetworkModeKey::Host, line)) = mode {
+            if written.networks.is_some() || !written.ports.is_empty() {
+                let message = format!(
+                    "the service {service} says `network_mode`, with which it can have no `networks` and no `ports`"
+                );
+                return Err(Error::at(self.file, line, message));
+            }
+            return Ok(Vec::new());
+        }
         let (networks, line) = match &written.networks {
             Some(networks) => (networks.value.clone(), networks.referenced.line()),
             None => (ServiceNetworks::default(), 0),
@@ -239,41 +411,49 @@ impl Resolver<'_> {
             None => BTreeMap::from([("default".to_owned(), None)]),
         };
         let attach = |(network, keys): (String, Option<NetworkKeys>)| {
-            if network != "default" && !self.compose.networks.contains_key(&network) {
+            if network != "default" && !self.model.networks.contains_key(&network) {
                 let message = format!("the network {network} is not among the file's `networks`");
                 return Err(Error::at(self.file, line, message));
             }
-            let mut aliases = keys.unwrap_or_default().aliases;
+            let NetworkKeys { mut aliases, ipv4_address: address } = keys.unwrap_or_default();
             aliases.insert(0, service.to_owned());
-            Ok(Attachment { network: docker_name(self.name, &network), aliases })
+            aliases.extend(written.container_name.clone().filter(|name| name != service));
+            Ok(Attachment { network: docker_name(self.name, &network), aliases, address })
         };
         networks.into_iter().map(attach).collect()
     }
 
-    fn mounts(&self, written: &Service) -> Result<Vec<Mount>, Error> {
-        let mount = |spanned: &serde_yaml::Spanned<VolumeKey>| {
+    /// Folders in memory, and what else is mounted.
+    fn mounts(&mut self, written: &Service) -> Result<(BTreeMap<String, String>, Vec<Mount>), Error> {
+        let mut tmpfs: BTreeMap<String, String> = written.tmpfs.0.iter().map(|text| self::tmpfs(text)).collect();
+        let mut mounts = Vec::new();
+        for spanned in &written.volumes {
             let line = spanned.referenced.line();
-            let key = &spanned.value;
-            let source = match &key.source {
-                VolumeSource::Named(volume) if self.compose.volumes.contains_key(volume) => {
-                    MountSource::Volume(docker_name(self.name, volume))
-                }
-                VolumeSource::Named(volume) => {
-                    let message = format!("the volume {volume} is not among the file's `volumes`");
-                    return Err(Error::at(self.file, line, message));
-                }
-                VolumeSource::Path(path) if Path::new(path).is_absolute() => MountSource::Bind(path.into()),
-                VolumeSource::Path(path) => match self.base {
-                    Some(base) => MountSource::Bind(tidy(&base.join(path))),
+            let VolumeKey { source, target, read_only, options } = spanned.value.clone();
+            let source = match source {
+                VolumeSource::Named(volume) => match self.model.volumes.get(&volume) {
+                    Some(keys) => MountSource::Volume(volume_name(self.name, &volume, keys)),
                     None => {
-                        let message = format!("{path:?} is relative to a file that is no file of this machine");
+                        let message = format!("the volume {volume} is not among the file's `volumes`");
                         return Err(Error::at(self.file, line, message));
                     }
                 },
+                VolumeSource::Path(path) => {
+                    self.permits.mounts(&path, line)?;
+                    MountSource::Bind(path)
+                }
+                VolumeSource::Anonymous => MountSource::Anonymous,
+                VolumeSource::Memory(options) => {
+                    let read_only = read_only.then(|| "ro".to_owned());
+                    let options: Vec<String> =
+                        read_only.into_iter().chain([options]).filter(|one| !one.is_empty()).collect();
+                    tmpfs.insert(target, options.join(","));
+                    continue;
+                }
             };
-            Ok(Mount { source, target: key.target.clone(), read_only: key.read_only })
-        };
-        written.volumes.iter().map(mount).collect()
+            mounts.push(Mount { source, target, read_only, options });
+        }
+        Ok((tmpfs, mounts))
     }
 
     fn labels(&self, written: &Service) -> Result<BTreeMap<String, String>, Error> {
@@ -286,22 +466,64 @@ impl Resolver<'_> {
     }
 
     fn depends_on(&self, name: &str, written: &Service) -> Result<BTreeMap<String, Condition>, Error> {
-        let Some(depends_on) = &written.depends_on else { return Ok(BTreeMap::new()) };
         let mut conditions = BTreeMap::new();
-        for (other, keys) in &depends_on.value.0 {
-            if !self.compose.services.contains_key(other) {
-                let message = format!("the service {name} depends on {other}, which is not among the services");
-                return Err(Error::at(self.file, depends_on.referenced.line(), message));
+        let unknown = |other: &str, line| {
+            let message = format!("the service {name} depends on {other}, which is not among the services that run");
+            Err(Error::at(self.file, line, message))
+        };
+        for compose::Link(other) in written.links.iter().flat_map(|links| &links.value) {
+            if !self.model.services.contains_key(other) {
+                return unknown(other, written.links.as_ref().map_or(0, |links| links.referenced.line()));
             }
-            conditions.insert(other.clone(), keys.clone().unwrap_or_default().condition);
+            conditions.insert(other.clone(), Condition::Started);
+        }
+        for (other, keys) in written.depends_on.iter().flat_map(|depends_on| &depends_on.value.0) {
+            let keys = keys.clone().unwrap_or_default();
+            if !self.model.services.contains_key(other) {
+                if keys.required == Some(false) {
+                    continue;
+                }
+                return unknown(
+                    other,
+                    written.depends_on.as_ref().map_or(0, |depends_on| depends_on.referenced.line()),
+                );
+            }
+            conditions.insert(other.clone(), keys.condition);
         }
         Ok(conditions)
     }
 }
 
-/// A path without `.`; `..` stays, for it may lead through a link.
-fn tidy(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
+/// Where something is said, if it is said.
+fn line_of<T: PartialEq>(said: &Option<Spanned<T>>, value: T) -> Option<u64> {
+    said.as_ref().filter(|said| said.value == value).map(|said| said.referenced.line())
+}
+
+/// How Docker knows a volume.
+fn volume_name(stack: &str, volume: &str, keys: &compose::Volume) -> String {
+    match (&keys.name, keys.external) {
+        (Some(name), _) => name.clone(),
+        (None, true) => volume.to_owned(),
+        (None, false) => docker_name(stack, volume),
+    }
+}
+
+fn volume(keys: &compose::Volume) -> VolumeSpec {
+    VolumeSpec { options: plain(&keys.driver_opts), labels: plain(&keys.labels) }
+}
+
+fn network(keys: &compose::Network) -> NetworkSpec {
+    let subnet = |keys: &compose::SubnetKeys| Subnet {
+        subnet: keys.subnet.clone(),
+        gateway: keys.gateway.clone(),
+        ip_range: keys.ip_range.clone(),
+    };
+    NetworkSpec { subnets: keys.ipam.config.iter().map(subnet).collect(), labels: plain(&keys.labels) }
+}
+
+/// A name without a value has an empty one.
+fn plain(pairs: &Pairs) -> BTreeMap<String, String> {
+    pairs.0.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default())).collect()
 }
 
 fn tmpfs(text: &str) -> (String, String) {
@@ -319,11 +541,6 @@ fn healthcheck(keys: &HealthcheckKeys) -> Healthcheck {
         start_period: seconds(keys.start_period),
         start_interval: seconds(keys.start_interval),
     }
-}
-
-fn security(written: &[SecurityOption]) -> Vec<String> {
-    let privileges = written.contains(&SecurityOption::NoNewPrivileges(false));
-    if privileges { Vec::new() } else { vec!["no-new-privileges:true".into()] }
 }
 
 fn digest(container: &ContainerSpec) -> String {

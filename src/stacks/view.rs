@@ -13,6 +13,10 @@ pub struct StackView {
     pub title: String,
     /// What it is good for; may be empty.
     pub description: String,
+    /// Where its own page is, if it has one.
+    pub web: Option<String>,
+    /// What its services may do that containers usually may not.
+    pub warnings: Vec<String>,
     /// How it is.
     pub state: StackState,
     /// What is being done about it just now.

@@ -4,20 +4,35 @@
 //! `read_only: true` must not run as something else than it says. Only top-level `x-` keys are passed over, as the
 //! specification asks; anchors live there. Ours is `x-sovereign`.
 
+mod deploy;
 mod error;
+mod files;
 mod gpus;
 mod health;
+mod host;
+mod limits;
+mod load;
+mod merge;
 mod ports;
+mod relations;
 mod scalars;
 mod service;
+mod shared;
 mod volumes;
 
+pub use deploy::{Cpus, Deploy, RestartPolicy};
 pub use error::Error;
+pub use files::{EnvFiles, Text, TextUse, variables};
 pub use gpus::{Count, DeviceKeys, GpusKey};
 pub use health::HealthcheckKeys;
+pub use host::{DevicePathKey, IpcKey, NetworkModeKey, Permit, RuntimeKey};
+pub use limits::{SecurityOption, Swap, UlimitKey};
+pub use load::{Model, Origin, Written, load, read_text};
 pub use ports::PortKey;
+pub use relations::{Condition, DependsOn, Extends, Link};
 pub use scalars::{Argv, Duration, Names, OneOrMany, Pairs, Size};
-pub use service::{Condition, NetworkKeys, SecurityOption, Service, ServiceNetworks};
+pub use service::{NetworkKeys, RestartKey, Service, ServiceNetworks};
+pub use shared::{Include, Network, SubnetKeys, Volume};
 pub use volumes::{VolumeKey, VolumeSource};
 
 use super::allowed::Allowed;
@@ -33,12 +48,18 @@ use std::path::Path;
 pub struct Compose {
     /// What the stack is called, over the file's name.
     pub name: Option<Spanned<String>>,
+    /// Other files, whose services are its own.
+    pub include: Vec<Spanned<Include>>,
     /// The services, by name.
     pub services: BTreeMap<String, Spanned<Service>>,
     /// The volumes that services share and that outlive them.
     pub volumes: BTreeMap<String, Volume>,
     /// The networks. All of them are internal, whether or not they say so.
     pub networks: BTreeMap<String, Network>,
+    /// Texts that services read as files.
+    pub secrets: BTreeMap<String, Text>,
+    /// The same, less secret.
+    pub configs: BTreeMap<String, Text>,
     /// What is ours.
     pub sovereign: Sovereign,
 }
@@ -51,43 +72,25 @@ pub struct Sovereign {
     pub title: Option<String>,
     /// What it is good for, in a sentence or two.
     pub description: Option<String>,
+    /// Where its own page is: a port of this machine, as `:3000` or `:3000/path`, or a whole address.
+    #[serde(deserialize_with = "page")]
+    pub web: Option<String>,
     /// Where its containers may connect to, if the owner's policy lets them; nowhere else, and nowhere without it.
     pub egress: Vec<Allowed>,
 }
 
-/// A volume. There is nothing to say about one yet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Volume {}
-
-/// A network.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Network {
-    /// Whether it has no way out. It never has: `false` is refused.
-    #[serde(deserialize_with = "internal")]
-    pub internal: (),
-    /// `bridge`.
-    #[serde(deserialize_with = "bridge")]
-    pub driver: (),
-}
-
-fn internal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    if bool::deserialize(deserializer)? {
-        Ok(())
-    } else {
-        Err(de::Error::custom("the networks of stacks are internal; `internal: false` cannot be had"))
+fn page<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let web = String::deserialize(deserializer)?;
+    let port = web.strip_prefix(':').map(|rest| rest.split('/').next().unwrap_or_default());
+    match port.map_or(web.starts_with("http://") || web.starts_with("https://"), |port| port.parse::<u16>().is_ok()) {
+        true => Ok(Some(web)),
+        false => {
+            Err(de::Error::custom(format!("{web:?} is not a page; write a port as in \":3000/path\", or an address")))
+        }
     }
 }
 
-fn bridge<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    match String::deserialize(deserializer)?.as_str() {
-        "bridge" => Ok(()),
-        other => Err(de::Error::custom(format!("the network driver `{other}` is not supported; `bridge` is"))),
-    }
-}
-
-const KEYS: &[&str] = &["name", "services", "volumes", "networks", "x-sovereign"];
+const KEYS: &[&str] = &["name", "include", "services", "volumes", "networks", "secrets", "configs", "x-sovereign"];
 
 impl<'de> Deserialize<'de> for Compose {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -107,6 +110,9 @@ impl<'de> Deserialize<'de> for Compose {
                         "services" => compose.services = map.next_value()?,
                         "volumes" => compose.volumes = without_nulls(map.next_value()?),
                         "networks" => compose.networks = without_nulls(map.next_value()?),
+                        "include" => compose.include = map.next_value()?,
+                        "secrets" => compose.secrets = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                        "configs" => compose.configs = map.next_value::<Option<_>>()?.unwrap_or_default(),
                         "x-sovereign" => compose.sovereign = map.next_value()?,
                         // Once it was demanded; now it says nothing.
                         "version" => drop(map.next_value::<IgnoredAny>()?),
@@ -114,7 +120,7 @@ impl<'de> Deserialize<'de> for Compose {
                         other => return Err(de::Error::unknown_field(other, KEYS)),
                     }
                 }
-                if compose.services.is_empty() {
+                if compose.services.is_empty() && compose.include.is_empty() {
                     return Err(de::Error::custom("the file has no services"));
                 }
                 Ok(compose)

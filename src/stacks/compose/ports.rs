@@ -1,23 +1,40 @@
 use crate::docker::Publish;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 
-/// One of a service's `ports`: `[ADDRESS:]HOST:CONTAINER[/tcp]`, or the same as a mapping.
+/// One of a service's `ports`: `[ADDRESS:]HOST:CONTAINER[/tcp]`, or the same as a mapping. Ranges give several.
 ///
 /// Without an address it is served on all of this machine's, as the specification says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortKey(pub Publish);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortKey(pub Vec<Publish>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Long {
+    /// What it is called, for people.
+    #[serde(default)]
+    name: Option<IgnoredAny>,
     target: u16,
     published: Option<String>,
     host_ip: Option<String>,
     protocol: Option<String>,
+    /// The protocol above, for people.
+    #[serde(default)]
+    app_protocol: Option<IgnoredAny>,
+    /// Of many machines; this is one.
+    #[serde(default)]
+    mode: Option<Mode>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    Host,
+    Ingress,
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -42,6 +59,7 @@ impl<'de> Deserialize<'de> for PortKey {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PortKey, A::Error> {
                 let long = Long::deserialize(MapAccessDeserializer::new(map))?;
+                let _ = (long.name, long.app_protocol, long.mode);
                 let published = long.published.ok_or_else(|| de::Error::custom(UNNAMED))?;
                 let text = match long.host_ip {
                     Some(address) if address.contains(':') => format!("[{address}]:{published}:{}", long.target),
@@ -56,9 +74,11 @@ impl<'de> Deserialize<'de> for PortKey {
     }
 }
 
+/// Ports of one range: each has a listener of its own.
+const MOST: u16 = 100;
 const UNNAMED: &str = "a port of this machine must be named, as in \"8000:8000\"; Docker's choice is not supported";
 
-fn short(text: &str) -> Result<Publish, String> {
+fn short(text: &str) -> Result<Vec<Publish>, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     if protocol != "tcp" {
         return Err(format!("{text:?}: only tcp ports can be forwarded, not {protocol}"));
@@ -74,13 +94,23 @@ fn short(text: &str) -> Result<Publish, String> {
     if host.is_empty() {
         return Err(UNNAMED.into());
     }
-    Ok(Publish::new(address, number(text, host)?, number(text, container)?))
+    let (hosts, containers) = (range(text, host)?, range(text, container)?);
+    if hosts.len() != containers.len() {
+        return Err(format!("{text:?}: the two ranges of ports are not equally long"));
+    }
+    Ok(hosts.zip(containers).map(|(host, container)| Publish::new(address, host, container)).collect())
+}
+
+fn range(text: &str, ports: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last) = (number(text, first)?, number(text, last)?);
+    if last < first || last - first >= MOST {
+        return Err(format!("{text:?}: {ports:?} is not a range of 1 to {MOST} ports"));
+    }
+    Ok(first..=last)
 }
 
 fn number(text: &str, port: &str) -> Result<u16, String> {
-    if port.contains('-') {
-        return Err(format!("{text:?}: ranges of ports are not supported; write one line a port"));
-    }
     match port.parse() {
         Ok(0) | Err(_) => Err(format!("{text:?}: {port:?} is not a port between 1 and 65535")),
         Ok(port) => Ok(port),
@@ -93,17 +123,23 @@ mod tests {
 
     #[test]
     fn ports_in_short() {
-        let check = |text, expected: &str| assert_eq!(short(text).unwrap().to_string(), expected);
+        let check = |text, expected: &str| {
+            let read: Vec<String> = short(text).unwrap().iter().map(Publish::to_string).collect();
+            assert_eq!(read.join(" "), expected);
+        };
         check("8000:80", "0.0.0.0:8000->80");
         check("127.0.0.1:8000:80/tcp", "127.0.0.1:8000->80");
         check("[::1]:8000:80", "[::1]:8000->80");
         check("::1:8000:80", "[::1]:8000->80");
+        check("3000-3001:80-81", "0.0.0.0:3000->80 0.0.0.0:3001->81");
         for (wrong, why) in [
             ("80", "must be named"),
             (":80", "must be named"),
             ("127.0.0.1::80", "must be named"),
             ("53:53/udp", "only tcp"),
-            ("3000-3005:3000-3005", "ranges"),
+            ("3000-3005:3000-3004", "equally long"),
+            ("3005-3000:3005-3000", "not a range"),
+            ("1-101:1-101", "not a range"),
             ("0:80", "between 1 and 65535"),
             ("65536:80", "between 1 and 65535"),
             ("localhost:80:80", "not an address"),

@@ -1,9 +1,12 @@
-use super::{Argv, DeviceKeys, Duration, GpusKey, HealthcheckKeys, Names, OneOrMany, Pairs, PortKey, Size, VolumeKey};
+use super::host::{DevicePathKey, IpcKey, NetworkModeKey, PidKey, RuntimeKey};
+use super::{
+    Argv, Cpus, DependsOn, Deploy, Duration, EnvFiles, Extends, GpusKey, HealthcheckKeys, Link, Names, OneOrMany,
+    Pairs, Permit, PortKey, SecurityOption, Size, Swap, TextUse, UlimitKey, VolumeKey, deploy,
+};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, IgnoredAny};
 use serde_yaml::Spanned;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// A service, as it is written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -17,22 +20,40 @@ pub struct Service {
     pub entrypoint: Option<Argv>,
     /// Its environment.
     pub environment: Pairs,
+    /// Files with more of it.
+    pub env_file: Option<Spanned<EnvFiles>>,
     /// The ports that are served on this machine.
     pub ports: Vec<PortKey>,
+    /// Ports that the others on its networks reach: all are reached, so that it says nothing.
+    pub expose: Vec<String>,
     /// What is mounted.
     pub volumes: Vec<Spanned<VolumeKey>>,
     /// The networks that it is on; `default` where none is said.
     pub networks: Option<Spanned<ServiceNetworks>>,
+    /// Whose network it is on instead.
+    pub network_mode: Option<Spanned<NetworkModeKey>>,
+    /// Names that it knows.
+    pub extra_hosts: ExtraHosts,
+    /// A further name under which the others on its networks reach it.
+    pub container_name: Option<String>,
+    /// What it calls itself.
+    pub hostname: Option<String>,
+    /// Of which domain.
+    pub domainname: Option<String>,
     /// How it is asked whether it is well.
     pub healthcheck: Option<HealthcheckKeys>,
     /// What must be there before it starts.
     pub depends_on: Option<Spanned<DependsOn>>,
+    /// The same, of old.
+    pub links: Option<Spanned<Vec<Link>>>,
     /// When it is started again.
-    pub restart: RestartKey,
+    pub restart: Option<RestartKey>,
     /// User, or user and group.
     pub user: Option<String>,
+    /// Further groups of the user.
+    pub group_add: Vec<String>,
     /// Whether its file system is read-only.
-    pub read_only: bool,
+    pub read_only: Option<bool>,
     /// Folders in memory, as `PATH[:OPTIONS]`.
     pub tmpfs: OneOrMany,
     /// Capabilities that it lacks; all of them where nothing is said.
@@ -40,23 +61,54 @@ pub struct Service {
     /// Capabilities that it has all the same.
     pub cap_add: Vec<String>,
     /// `no-new-privileges:false` where it needs them.
-    pub security_opt: Vec<SecurityOption>,
+    pub security_opt: Option<Spanned<Vec<SecurityOption>>>,
+    /// Whether it may do all that root of this machine may.
+    pub privileged: Option<Spanned<bool>>,
+    /// Whose processes it sees.
+    pub pid: Option<Spanned<PidKey>>,
+    /// With whom it shares memory for messages between processes.
+    pub ipc: Option<Spanned<IpcKey>>,
+    /// Devices of this machine.
+    pub devices: Option<Spanned<Vec<DevicePathKey>>>,
+    /// What runs it below Docker.
+    pub runtime: Option<Spanned<RuntimeKey>>,
     /// The most memory.
     pub mem_limit: Option<Size>,
+    /// Memory that it keeps when memory is short.
+    pub mem_reservation: Option<Size>,
+    /// The most memory and swap together.
+    pub memswap_limit: Option<Swap>,
     /// The most processor time, in cores.
     pub cpus: Option<Cpus>,
+    /// Its share of the processor where that is short.
+    pub cpu_shares: Option<i64>,
+    /// The cores on which it may run.
+    pub cpuset: Option<String>,
+    /// How gladly the kernel ends it when memory runs out.
+    pub oom_score_adj: Option<i64>,
     /// The same in the words of swarm.
     pub deploy: Deploy,
+    /// One.
+    #[serde(deserialize_with = "deploy::once")]
+    pub scale: (),
     /// The size of /dev/shm.
     pub shm_size: Option<Size>,
     /// Limits of the kernel's.
     pub ulimits: BTreeMap<String, UlimitKey>,
+    /// Settings of the kernel's.
+    pub sysctls: Pairs,
     /// The most processes; -1 for any number.
     pub pids_limit: Option<i64>,
     /// Labels of the container.
     pub labels: Option<Spanned<Pairs>>,
+    /// Notes for what runs it below Docker.
+    pub annotations: Pairs,
     /// Whether an init process reaps its orphans.
-    pub init: bool,
+    pub init: Option<bool>,
+    /// Whether it has a terminal.
+    pub tty: Option<bool>,
+    /// Whether its standard input stays open.
+    pub stdin_open: Option<bool>,
     /// How long it may take to end once asked.
     pub stop_grace_period: Option<Duration>,
     /// The signal that asks it.
@@ -65,9 +117,37 @@ pub struct Service {
     pub working_dir: Option<String>,
     /// The cards that it sees.
     pub gpus: Option<Spanned<GpusKey>>,
+    /// Texts that it reads as files, and nobody else.
+    pub secrets: Option<Spanned<Vec<TextUse>>>,
+    /// The same, less secret.
+    pub configs: Option<Spanned<Vec<TextUse>>>,
+    /// What becomes of what it prints.
+    pub logging: Option<LoggingKeys>,
+    /// The platform of its image.
+    pub platform: Option<String>,
+    /// When the image is asked for.
+    pub pull_policy: PullPolicy,
+    /// The occasions on which it runs; always where none is said.
+    pub profiles: Vec<String>,
+    /// The service that it is like.
+    pub extends: Option<Spanned<Extends>>,
+    /// Whether `docker compose up` shows what it prints.
+    pub attach: Option<bool>,
     /// What is ours.
     #[serde(rename = "x-sovereign")]
     pub sovereign: ServiceSovereign,
+    /// Images come from registries.
+    #[serde(deserialize_with = "build")]
+    pub build: (),
+    /// Names come from Docker.
+    #[serde(deserialize_with = "dns")]
+    pub dns: (),
+    /// The same.
+    #[serde(deserialize_with = "dns")]
+    pub dns_search: (),
+    /// The same.
+    #[serde(deserialize_with = "dns")]
+    pub dns_opt: (),
 }
 
 /// `x-sovereign` of a service.
@@ -76,6 +156,8 @@ pub struct Service {
 pub struct ServiceSovereign {
     /// What it may take of each card that it sees.
     pub vram: Option<Size>,
+    /// What it may do that containers usually may not.
+    pub allow: Vec<Permit>,
 }
 
 /// The networks that a service is on.
@@ -87,83 +169,51 @@ pub type ServiceNetworks = Names<NetworkKeys>;
 pub struct NetworkKeys {
     /// Further names under which it is reached there.
     pub aliases: Vec<String>,
+    /// Its address there.
+    pub ipv4_address: Option<String>,
 }
 
-/// What a service waits for.
-pub type DependsOn = Names<Dependency>;
-
-/// How long a service waits for another.
+/// `logging`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Dependency {
-    /// Until when.
-    pub condition: Condition,
+pub struct LoggingKeys {
+    /// The driver; the engine's where it is not said.
+    pub driver: Option<String>,
+    /// Its options.
+    pub options: Pairs,
 }
 
-/// Until when a service waits for another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-pub enum Condition {
-    /// Until it runs.
-    #[default]
-    #[serde(rename = "service_started")]
-    Started,
-    /// Until its health check passes.
-    #[serde(rename = "service_healthy")]
-    Healthy,
-    /// Until it has ended without an error.
-    #[serde(rename = "service_completed_successfully")]
-    Completed,
-}
+/// `pull_policy`: an image that is here is not asked for again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PullPolicy;
 
-/// `deploy`, of which only resources are supported.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Deploy {
-    /// `resources`.
-    pub resources: Resources,
-}
-
-/// `deploy.resources`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// `limits`.
-    pub limits: Limits,
-    /// `reservations`.
-    pub reservations: Reservations,
-}
-
-/// `deploy.resources.reservations`, of which only devices are supported.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Reservations {
-    /// `devices`.
-    pub devices: Option<Spanned<Vec<DeviceKeys>>>,
-}
-
-/// `deploy.resources.limits`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// The most memory.
-    pub memory: Option<Size>,
-    /// The most processor time, in cores.
-    pub cpus: Option<Cpus>,
-    /// The most processes.
-    pub pids: Option<i64>,
-}
-
-/// Processor time in billionths of a core; written in cores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cpus(pub i64);
-
-impl<'de> Deserialize<'de> for Cpus {
+impl<'de> Deserialize<'de> for PullPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.parse::<f64>() {
-            Ok(cores) if cores > 0.0 && cores < 1e6 => Ok(Self((cores * 1e9) as i64)),
-            _ => Err(de::Error::custom(format!("{text:?} is not a number of cores"))),
+        match String::deserialize(deserializer)?.as_str() {
+            "missing" | "if_not_present" => Ok(Self),
+            other => Err(de::Error::custom(format!(
+                "`pull_policy: {other}` is not supported; an image is pulled when it is missing, and not asked for again"
+            ))),
         }
+    }
+}
+
+/// `extra_hosts`: `NAME=ADDRESS` or `NAME:ADDRESS` in a list, or a mapping.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExtraHosts(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for ExtraHosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut hosts = BTreeMap::new();
+        for (name, address) in Pairs::deserialize(deserializer)?.0 {
+            let (name, address) = match (name.split_once(':'), address) {
+                (_, Some(address)) => (name, address),
+                (Some((name, address)), None) => (name.into(), address.into()),
+                (None, None) => return Err(de::Error::custom(format!("the host {name:?} has no address"))),
+            };
+            hosts.insert(name, address);
+        }
+        Ok(Self(hosts))
     }
 }
 
@@ -192,59 +242,14 @@ impl<'de> Deserialize<'de> for RestartKey {
     }
 }
 
-/// One of `security_opt`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecurityOption {
-    /// Whether set-uid programs gain nothing.
-    NoNewPrivileges(bool),
+fn build<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer)?;
+    Err(de::Error::custom("images are not built here; build it with `docker build -t NAME .` and write `image: NAME`"))
 }
 
-impl<'de> Deserialize<'de> for SecurityOption {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.replace('=', ":").as_str() {
-            "no-new-privileges" | "no-new-privileges:true" => Ok(Self::NoNewPrivileges(true)),
-            "no-new-privileges:false" => Ok(Self::NoNewPrivileges(false)),
-            other => Err(de::Error::custom(format!(
-                "the security option `{other}` is not supported; `no-new-privileges:true` and `:false` are"
-            ))),
-        }
-    }
-}
-
-/// One of `ulimits`: a number, or a mapping with `soft` and `hard`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UlimitKey(pub crate::docker::Ulimit);
-
-impl<'de> Deserialize<'de> for UlimitKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use crate::docker::Ulimit;
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Long {
-            soft: i64,
-            hard: i64,
-        }
-        struct Limit;
-        impl<'de> Visitor<'de> for Limit {
-            type Value = UlimitKey;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, or a mapping with `soft` and `hard`")
-            }
-
-            fn visit_i64<E: de::Error>(self, limit: i64) -> Result<UlimitKey, E> {
-                Ok(UlimitKey(Ulimit { soft: limit, hard: limit }))
-            }
-
-            fn visit_u64<E: de::Error>(self, limit: u64) -> Result<UlimitKey, E> {
-                self.visit_i64(i64::try_from(limit).map_err(|_| E::custom("the limit is too large"))?)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UlimitKey, A::Error> {
-                let long = Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(UlimitKey(Ulimit { soft: long.soft, hard: long.hard }))
-            }
-        }
-        deserializer.deserialize_any(Limit)
-    }
+fn dns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer)?;
+    Err(de::Error::custom(
+        "the networks of stacks are internal: names of the outside are resolved by Sovereign's proxy, where the stack has one",
+    ))
 }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 fn read(text: &str) -> Result<Spec, Error> {
     let variables = HashMap::from([("TAG".to_owned(), "7".to_owned()), ("EMPTY".to_owned(), String::new())]);
     let file = Path::new("s.yaml");
-    let compose = parse(text, file, variables.clone())?;
-    spec::resolve("s", compose, file, Some(Path::new("/srv")), &variables)
+    let origin = Origin { file: file.into(), base: Some("/srv".into()), variables: variables.clone() };
+    spec::resolve("s", &load(text, &origin)?, file, &variables)
 }
 
 /// The JSON of one service's container, in a file that says nothing else.
@@ -79,6 +79,55 @@ fn what_each_key_means() {
             {"network": "sovereign.s.default", "aliases": ["a"]},
         ]),
     );
+    check("container_name: pg", "networks", json!([{"network": "sovereign.s.default", "aliases": ["a", "pg"]}]));
+    check(
+        "networks: {back: {ipv4_address: 172.30.0.9}}",
+        "networks",
+        json!([
+            {"network": "sovereign.s.back", "aliases": ["a"], "address": "172.30.0.9"},
+        ]),
+    );
+    check("network_mode: none", "networks", json!([]));
+    check("deploy: {restart_policy: {condition: on-failure, max_attempts: 3}}", "restart", json!({"OnFailure": 3}));
+    check("ports: [\"80-81:90-91\"]", "ports", json!(["0.0.0.0:80->90", "0.0.0.0:81->91"]));
+    let mounts = json!([
+        {"source": "Anonymous", "target": "/cache", "read_only": false},
+        {"source": {"Bind": "/srv/m"}, "target": "/m", "read_only": true, "options": ["rslave"]},
+    ]);
+    let volumes =
+        "volumes: [/cache, {type: tmpfs, target: /t, tmpfs: {size: 64m, mode: 0o1777}}, \"/srv/m:/m:ro,rslave\"]";
+    check(volumes, "mounts", mounts);
+    check(volumes, "tmpfs", json!({"/t": "size=67108864,mode=1777"}));
+    let rare = |key: &str, expected: serde_json::Value| check(key, "rare", expected);
+    rare("hostname: h", json!({"hostname": "h"}));
+    rare("extra_hosts: [\"b:10.0.0.1\", \"c=::1\"]", json!({"extra_hosts": ["b:10.0.0.1", "c:::1"]}));
+    rare("group_add: [44, video]", json!({"group_add": ["44", "video"]}));
+    rare("sysctls: {net.core.somaxconn: 1024}", json!({"sysctls": {"net.core.somaxconn": "1024"}}));
+    rare("stdin_open: true\n    tty: true", json!({"tty": true, "stdin_open": true}));
+    rare("mem_reservation: 1g\n    memswap_limit: -1", json!({"memory_reservation": 1 << 30, "memory_swap": -1}));
+    rare("deploy: {resources: {reservations: {memory: 1g}}}", json!({"memory_reservation": 1 << 30}));
+    rare("cpu_shares: 512\n    cpuset: 0-3", json!({"cpu_shares": 512, "cpuset": "0-3"}));
+    rare("oom_score_adj: -500", json!({"oom_score_adj": -500}));
+    rare("platform: linux/amd64", json!({"platform": "linux/amd64"}));
+    rare("ipc: shareable", json!({"shareable_ipc": true}));
+    rare(
+        "logging: {options: {max-size: 10m}}",
+        json!({"logging": {"driver": "json-file", "options": {"max-size": "10m"}}}),
+    );
+    for (key, expected) in [
+        ("privileged: true\n    x-sovereign: {allow: [privileged]}", json!({"privileged": true})),
+        ("pid: host\n    x-sovereign: {allow: [host-pid]}", json!({"host_pid": true})),
+        ("ipc: host\n    x-sovereign: {allow: [host-ipc]}", json!({"host_ipc": true})),
+        ("network_mode: host\n    x-sovereign: {allow: [host-network]}", json!({"host_network": true})),
+        (
+            "devices: [/dev/dri]\n    x-sovereign: {allow: [devices]}",
+            json!({
+                "devices": [{"source": "/dev/dri", "target": "/dev/dri", "permissions": "rwm"}],
+            }),
+        ),
+    ] {
+        rare(key, expected);
+    }
     let health =
         container("    healthcheck: {test: curl -f x, interval: 5s, timeout: 500ms, retries: 3, start_period: 1m}\n");
     assert_eq!(health["healthcheck"]["test"], json!(["CMD-SHELL", "curl -f x"]));
@@ -170,11 +219,8 @@ fn what_is_not_supported_is_refused_by_key_and_line() {
     let service = |text: &str| format!("services:\n  a:\n    image: x\n    {text}\n");
     let refused = |text: &str, expected: &str| check(&service(text), &format!("s.yaml:{expected}"));
     check("servces: {}\n", "s.yaml:1: `servces` is not supported here; did you mean `services`?");
-    check(
-        "name: s\n\nsecrets: {}\nservices: {a: {image: x}}\n",
-        "s.yaml:3: `secrets` is not supported here. Supported:",
-    );
-    check("services:\n  a:\n    image: x\n    privileged: true\n", "s.yaml:4: `privileged` is not supported here");
+    check("name: s\n\nmodels: {}\nservices: {a: {image: x}}\n", "s.yaml:3: `models` is not supported here. Supported:");
+    check("services: {a: {image: x}}\nx-sovereign: {web: 3000}\n", "s.yaml:2: \"3000\" is not a page");
     check("services: {}\n", "s.yaml");
     check("services:\n  a:\n    command: x\n", "s.yaml:3: the service a names no image");
     check("services:\n  a b:\n    image: x\n", "s.yaml:3: \"a b\" cannot be a service's name");
@@ -182,36 +228,48 @@ fn what_is_not_supported_is_refused_by_key_and_line() {
         "services: {a: {image: x}}\nx-sovereign: {titel: T}\n",
         "s.yaml:2: `titel` is not supported here; did you mean `title`",
     );
-    check("services: {a: {image: x}}\nnetworks:\n  n:\n    external: true\n", "s.yaml:4: `external` is not supported");
+    check("services: {a: {image: x}}\nnetworks:\n  n:\n    external: true\n", "s.yaml:4: a stack shares no network");
     check(
         "services: {a: {image: x}}\nnetworks:\n  n:\n    internal: false\n",
         "s.yaml:4: the networks of stacks are internal",
     );
-    check("services: {a: {image: x}}\nvolumes:\n  v:\n    driver: nfs\n", "s.yaml:4: `driver` is not supported here");
+    check("services: {a: {image: x}}\nvolumes:\n  v:\n    driver: nfs\n", "s.yaml:4: the volume driver `nfs` is not");
     check("services: {a: {image: x}, a: {image: y}}\n", "s.yaml:1: ");
     check("services: {a: {image: \"${X:?is needed}\"}}\n", "s.yaml:1: ");
     check("services:\n  a: [\n", "s.yaml:");
     check("", "s.yaml");
     check("- a\n", "s.yaml:1: ");
     refused("volumes:\n      - nope:/data", "5: the volume nope is not among");
-    refused("volumes:\n      - /data", "5: \"/data\" is not a mount");
+    refused("volumes:\n      - data:/data:quick", "5: \"data:/data:quick\": the mode `quick`");
     refused("volumes: [{type: npipe, source: a, target: /b}]", "4: a mount of type `npipe`");
     refused("networks: [nope]", "4: the network nope is not among");
-    refused("network_mode: host", "4: `network_mode` is not supported here");
+    refused("network_mode: service:b", "4: sharing another container's network");
+    refused("network_mode: none\n    ports: [\"1:1\"]", "4: the service a says `network_mode`");
+    refused("build: .", "4: images are not built here");
+    refused("dns: 1.1.1.1", "4: the networks of stacks are internal");
+    refused("pull_policy: always", "4: `pull_policy: always` is not supported");
+    refused("deploy: {replicas: 2}", "4: a service has one container here");
+    refused(
+        "deploy: {restart_policy: {condition: any, max_attempts: 3}}",
+        "3: `deploy.restart_policy`: `max_attempts`",
+    );
+    refused("links: [\"b:db\"]", "4: a link under another name");
+    refused("devices: [\"/dev/dri:/dev/dri:x\"]", "4: \"/dev/dri:/dev/dri:x\" is not a device");
+    refused("secrets: [nope]", "4: the secret nope is not among");
+    refused("extra_hosts: [a]", "4: the host \"a\" has no address");
+    refused("env_file: none.env", "4: the variables of /srv/none.env cannot be read");
     refused("depends_on: [nope]", "4: the service a depends on nope");
     refused("depends_on: [a]", "3: the service a depends on itself");
     refused("depends_on: {a: {condition: service_happy}}", "4: ");
-    refused("depends_on: {a: {restart: true}}", "4: `restart` is not supported here");
+    refused("depends_on: {a: {restart: true}}", "4: `restart: true` is not supported");
     refused("labels: {sovereign.stack: other}", "4: the label sovereign.stack is Sovereign's own");
     refused("restart: sometimes", "4: `restart: sometimes` is not one of");
     refused("read_only: yes", "4: ");
     refused("ports: [\"53:53/udp\"]", "4: \"53:53/udp\": only tcp");
     refused("ports: [80]", "4: a port of this machine must be named");
-    refused("ports: [{target: 80, published: 80, mode: host}]", "4: `mode` is not supported here");
-    refused("security_opt: [\"seccomp:unconfined\"]", "4: the security option `seccomp:unconfined`");
+    refused("security_opt: [\"seccomp:mine.json\"]", "4: the security option `seccomp:mine.json`");
     refused("healthcheck: {test: [curl, x]}", "4: `test` begins with");
     refused("healthcheck: {interval: 5}", "4: \"5\" is not a time");
-    refused("deploy: {resources: {reservations: {memory: 1g}}}", "4: `memory` is not supported here");
     refused("gpus: some", "4: ");
     let card = |device: &str, expected: &str| {
         refused(&format!("gpus: [{device}]\n    x-sovereign: {{vram: 1g}}"), &format!("4: {expected}"));
@@ -244,8 +302,8 @@ fn every_key_is_in_the_manual() {
 #[test]
 fn a_shipped_file_cannot_mount_what_is_beside_it() {
     let text = "services: {a: {image: x, volumes: [./data:/data]}}";
-    let compose = parse(text, Path::new("s.yaml"), HashMap::new()).unwrap();
-    let error = spec::resolve("s", compose, Path::new("s.yaml"), None, &HashMap::new()).unwrap_err();
+    let origin = Origin { file: "s.yaml".into(), base: None, variables: HashMap::new() };
+    let error = load(text, &origin).unwrap_err();
     assert!(error.to_string().contains("is relative to"), "{error}");
 }
 
@@ -283,3 +341,6 @@ fn a_way_out_is_a_list() {
     assert!(error("['*']").contains("s.yaml:5: `*` would be every host"), "{}", error("['*']"));
     assert!(error("['https://a.example']").contains("s.yaml:5: "), "{}", error("['https://a.example']"));
 }
+
+mod files;
+mod homelab;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 fn spec(text: &str) -> Spec {
     let file = Path::new("s.yaml");
-    let compose = compose::parse(text, file, HashMap::new()).unwrap();
-    resolve("s", compose, file, None, &HashMap::new()).unwrap()
+    let origin = compose::Origin { file: file.into(), base: None, variables: HashMap::new() };
+    resolve("s", &compose::load(text, &origin).unwrap(), file, &HashMap::new()).unwrap()
 }
 
 const THREE: &str = "services:\n  db: {image: db:1, volumes: ['data:/d']}\n  init: {image: app:1}\n\
@@ -31,7 +31,8 @@ fn existing(spec: &Spec) -> Existing {
         addresses: Vec::new(),
         labels: BTreeMap::new(),
     });
-    Existing { networks: spec.networks.clone(), volumes: spec.volumes.clone(), containers: containers.collect() }
+    let (networks, volumes) = (spec.networks.keys().cloned().collect(), spec.volumes.keys().cloned().collect());
+    Existing { networks, volumes, containers: containers.collect() }
 }
 
 /// Effects in short.

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -28,6 +28,7 @@ pub(super) fn router() -> Router<App> {
         .route("/stacks/{name}/up", post(up))
         .route("/stacks/{name}/down", post(down))
         .route("/stacks/{name}/remove", post(remove))
+        .route("/stacks/{name}/open", get(open))
         .route("/stacks/{name}/logs", get(logs))
 }
 
@@ -55,6 +56,10 @@ struct Stack {
     name: String,
     title: String,
     description: String,
+    /// Whether it has a page of its own.
+    web: bool,
+    /// What its services may do that containers usually may not.
+    warnings: Vec<String>,
     class: &'static str,
     state: String,
     progress: Option<String>,
@@ -78,6 +83,8 @@ impl Stack {
             name: view.name,
             title: view.title,
             description: view.description,
+            web: view.web.is_some(),
+            warnings: view.warnings,
             progress: view.progress,
             problem: view.problem,
             up: view.up,
@@ -112,6 +119,29 @@ async fn down(State(app): State<App>, htmx: Htmx, Path(name): Path<String>, _: S
 async fn remove(State(app): State<App>, htmx: Htmx, Path(name): Path<String>, _: Sent<()>) -> Result<Response, Error> {
     app.stacks.remove(&name).await.map_err(refused)?;
     Ok(done(htmx, PATH))
+}
+
+/// Leads to a stack's own page, on the name by which its reader reached this one.
+async fn open(
+    State(app): State<App>,
+    _: Owner,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let web = app.stacks.get(&name).await.map_err(refused)?.web;
+    let missing = || Error::Refused(StatusCode::NOT_FOUND, format!("{name} has no page of its own"));
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    Ok(Redirect::to(&page_at(&web.ok_or_else(missing)?, host)).into_response())
+}
+
+/// A stack's page as it is seen from `host`, which may have a port.
+fn page_at(web: &str, host: &str) -> String {
+    // The port follows the last colon, unless that is within an address of version 6.
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    match web.starts_with(':') {
+        true => format!("http://{name}{web}"),
+        false => web.to_owned(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -174,6 +204,8 @@ mod tests {
             name: "chroma".into(),
             title: "ChromaDB".into(),
             description: String::new(),
+            web: Some(":8000/docs".into()),
+            warnings: vec!["db sees all of this machine's files".into()],
             state,
             progress: None,
             problem: None,
@@ -189,6 +221,16 @@ mod tests {
     }
 
     #[test]
+    fn its_page_is_where_this_one_was_found() {
+        let check = |web, host, expected| assert_eq!(page_at(web, host), expected);
+        check(":3000/", "nas.local:8808", "http://nas.local:3000/");
+        check(":3000", "192.168.1.2", "http://192.168.1.2:3000");
+        check(":3000", "[fd00::2]:8808", "http://[fd00::2]:3000");
+        check(":3000", "[fd00::2]", "http://[fd00::2]:3000");
+        check("https://photos.home/", "nas:8808", "https://photos.home/");
+    }
+
+    #[test]
     fn what_can_be_done_is_offered() {
         let service = ServiceView {
             name: "db".into(),
@@ -200,6 +242,7 @@ mod tests {
         let running = rendered(None, view(StackState::Running, true, vec![service]));
         assert!(running.contains("/stacks/chroma/down") && !running.contains("/stacks/chroma/up"), "{running}");
         assert!(running.contains("Healthy") && running.contains("/stacks/chroma/logs"), "{running}");
+        assert!(running.contains("/stacks/chroma/open") && running.contains("sees all of this machine"), "{running}");
         let stopped = rendered(None, view(StackState::Stopped, false, Vec::new()));
         assert!(stopped.contains("/stacks/chroma/up") && !stopped.contains("disabled"), "{stopped}");
         assert!(!stopped.contains("/stacks/chroma/logs"), "{stopped}");
