@@ -2,6 +2,7 @@
 
 mod cards;
 pub mod engine;
+mod homelab;
 pub mod registry;
 
 use axum::body::Body;
@@ -260,7 +261,7 @@ async fn what_goes_wrong_is_told_and_leaves_nothing_half_done() {
     let waits = json!({"image": IMAGE, "depends_on": {"a": {"condition": "service_completed_successfully"}}});
     let waiting = json!({"services": {"a": {"image": IMAGE, "command": "fail"}, "b": waits}});
     write(folder.path(), "waiting", &waiting);
-    write(folder.path(), "broken", &one(json!({"image": IMAGE, "privileged": true})));
+    write(folder.path(), "broken", &one(json!({"image": IMAGE, "imagine": true})));
     let never = json!({"test": ["CMD", "/hello", "check"], "interval": "1s", "start_period": "1h"});
     write(folder.path(), "slow", &one(json!({"image": IMAGE, "command": "wait", "healthcheck": never})));
     write(
@@ -294,7 +295,7 @@ async fn what_goes_wrong_is_told_and_leaves_nothing_half_done() {
     // A file that is not understood is not brought up.
     let (code, lines) = ask(&app, Method::POST, "/admin/v1/stacks/broken/up").await;
     assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(lines[0]["detail"].as_str().unwrap().contains("broken.yaml:1: `privileged` is not supported"), "{lines:?}");
+    assert!(lines[0]["detail"].as_str().unwrap().contains("broken.yaml:1: `imagine` is not supported"), "{lines:?}");
 
     // The newest wish wins: what waits for health is given up for a stop.
     let rising = app.stacks.up("slow").await.unwrap();

@@ -44,6 +44,16 @@ int main(int argc, char **argv) {
         inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
         return connect(server, (struct sockaddr *)&address, sizeof address) != 0;
     }
+    if (!strcmp(mode, "show")) {
+        char text[512];
+        for (int i = 2; i < argc; i++) {
+            int file = open(argv[i], O_RDONLY);
+            ssize_t n = read(file, text, sizeof text);
+            if (n < 0) { perror(argv[i]); return 1; }
+            printf("%s: %.*s\n", argv[i], (int)n, text);
+        }
+        return 0;
+    }
     if (!strcmp(mode, "wait")) { for (;;) pause(); }
     setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(server, (struct sockaddr *)&address, sizeof address) || listen(server, 16)) return 1;
