@@ -6,6 +6,8 @@ use std::path::Path;
 
 /// Docker's socket, where it lies on this machine.
 const SOCKETS: [&str; 2] = ["/var/run/docker.sock", "/run/docker.sock"];
+/// Capabilities with which a container leaves its confines: as good as all of them.
+const MASTERFUL: [&str; 7] = ["ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "DAC_READ_SEARCH", "BPF"];
 
 /// What one service needs, held against what it may.
 #[derive(Debug)]
@@ -35,6 +37,18 @@ impl<'a> Permits<'a> {
         }
         self.used.insert(what);
         Ok(true)
+    }
+
+    /// Whether it may have capabilities.
+    ///
+    /// # Errors
+    /// When one is as good as all of them, and its owner has not allowed that.
+    pub fn capabilities(&mut self, added: &[String], line: u64) -> Result<(), Error> {
+        let masterful = |name: &String| {
+            let name = name.to_ascii_uppercase();
+            MASTERFUL.contains(&name.strip_prefix("CAP_").unwrap_or(&name))
+        };
+        self.needs(Permit::Privileged, added.iter().any(masterful).then_some(line)).map(drop)
     }
 
     /// Whether it may mount a path of this machine.

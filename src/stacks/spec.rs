@@ -176,7 +176,7 @@ impl Resolver<'_> {
             stop_grace: written.stop_grace_period.map_or(GRACE, |grace| grace.0),
             init: written.init.unwrap_or(false),
             read_only: written.read_only.unwrap_or(false),
-            cap_add: written.cap_add.clone(),
+            cap_add: self.capabilities(written)?,
             cap_drop: written.cap_drop.clone().unwrap_or_else(|| vec!["ALL".into()]),
             security_opt: self.security(written)?,
             pids_limit: Some(written.pids_limit.or(limits.pids).unwrap_or(PIDS)),
@@ -245,6 +245,12 @@ impl Resolver<'_> {
             privileged: self.permits.needs(Permit::Privileged, line_of(&written.privileged, true))?,
             devices: self.devices(written)?,
         })
+    }
+
+    fn capabilities(&mut self, written: &Service) -> Result<Vec<String>, Error> {
+        let Some(added) = &written.cap_add else { return Ok(Vec::new()) };
+        self.permits.capabilities(&added.value, added.referenced.line())?;
+        Ok(added.value.clone())
     }
 
     fn devices(&mut self, written: &Service) -> Result<Vec<Device>, Error> {

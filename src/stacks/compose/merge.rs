@@ -54,7 +54,6 @@ impl Service {
             ports: list(self.ports, base.ports),
             expose: list(self.expose, base.expose),
             group_add: list(self.group_add, base.group_add),
-            cap_add: list(self.cap_add, base.cap_add),
             profiles: self.profiles,
             // Two mounts at one place are one.
             volumes: {
@@ -86,6 +85,7 @@ impl Service {
                 (Some(own), Some(base)) => Some(list(own, base)),
                 (own, base) => own.or(base),
             },
+            cap_add: both(self.cap_add, base.cap_add, list),
             security_opt: both(self.security_opt, base.security_opt, list),
             devices: both(self.devices, base.devices, list),
             secrets: both(self.secrets, base.secrets, list),

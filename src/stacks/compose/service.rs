@@ -59,7 +59,7 @@ pub struct Service {
     /// Capabilities that it lacks; all of them where nothing is said.
     pub cap_drop: Option<Vec<String>>,
     /// Capabilities that it has all the same.
-    pub cap_add: Vec<String>,
+    pub cap_add: Option<Spanned<Vec<String>>>,
     /// `no-new-privileges:false` where it needs them.
     pub security_opt: Option<Spanned<Vec<SecurityOption>>>,
     /// Whether it may do all that root of this machine may.

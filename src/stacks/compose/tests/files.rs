@@ -195,6 +195,8 @@ fn what_opens_the_machine_needs_its_owners_word() {
     };
     for (key, permit) in [
         ("privileged: true", "privileged"),
+        ("cap_add: [SYS_ADMIN]", "privileged"),
+        ("cap_add: [CHOWN, cap_sys_module]", "privileged"),
         ("network_mode: host", "host-network"),
         ("pid: host", "host-pid"),
         ("ipc: host", "host-ipc"),
@@ -213,6 +215,7 @@ fn what_opens_the_machine_needs_its_owners_word() {
     }
     assert!(read("privileged: false", "privileged").unwrap().warnings.is_empty(), "what is not used is no warning");
     assert!(read("volumes: [\"/srv/data:/d\"]", "").is_ok());
+    assert!(read("cap_add: [NET_ADMIN, CHOWN]", "").is_ok());
 }
 
 #[test]
