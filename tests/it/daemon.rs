@@ -79,6 +79,17 @@ impl Daemon {
         self.client.post(self.address.url(path)).json(body)
     }
 
+    /// Sets the password as a browser does, and returns the cookie of its session.
+    pub async fn sign_in(&self) -> String {
+        let token = self.said.split("/setup?token=").nth(1).unwrap().split_whitespace().next().unwrap();
+        let form = format!("token={token}&password=a+long+password&repeated=a+long+password");
+        let post =
+            self.client.post(self.address.url("/setup")).header("content-type", "application/x-www-form-urlencoded");
+        let answer = post.header("accept", "text/html").body(form).send().await.unwrap();
+        let cookie = answer.headers().get("set-cookie").unwrap().to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
     fn signal(&self, signal: &str) {
         let sent = Command::new("kill").arg(signal).arg(self.process.id().to_string()).status().unwrap();
         assert!(sent.success());

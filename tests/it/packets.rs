@@ -7,6 +7,7 @@ mod containers;
 mod dns;
 mod internet;
 mod namespace;
+mod whole;
 mod world;
 
 use crate::stacks::engine::Engine;
@@ -44,8 +45,6 @@ fn zone() -> Zone {
         ("printer.test", "2a0e:5::9"),
         ("registry.test", "151.101.1.20"),
         ("models.test", "151.101.1.10"),
-        ("dead.test", "151.101.1.50"),
-        ("gone.test", "151.101.1.60"),
     ];
     names.map(|(name, address)| (name, vec![address.parse::<IpAddr>().unwrap()])).into()
 }
