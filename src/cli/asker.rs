@@ -1,8 +1,14 @@
 //! Questions of the gate, answered where the person sits.
 
+use super::client::Client;
+use super::egress::give;
+use super::lines::Lines;
 use crate::egress::{Answer, Period, Question};
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tokio::io::{self as aio, AsyncBufReadExt, BufReader, Stdin};
 
 const HOUR: u32 = 3600;
 
@@ -10,7 +16,7 @@ const HOUR: u32 = 3600;
 #[derive(Debug)]
 pub struct Asker {
     yes: bool,
-    terminal: Option<Lines<BufReader<Stdin>>>,
+    terminal: Option<aio::Lines<BufReader<Stdin>>>,
     waiting: Vec<Question>,
     /// The question that stands on the terminal, or that the person was told of.
     shown: Option<u64>,
@@ -19,7 +25,7 @@ pub struct Asker {
 impl Asker {
     /// With `yes`, everything is allowed once; otherwise the terminal is asked, where there is one.
     pub fn new(yes: bool) -> Self {
-        let terminal = (!yes && io::stdin().is_terminal()).then(|| BufReader::new(tokio::io::stdin()).lines());
+        let terminal = (!yes && io::stdin().is_terminal()).then(|| BufReader::new(aio::stdin()).lines());
         Self { yes, terminal, waiting: Vec::new(), shown: None }
     }
 
@@ -71,6 +77,36 @@ impl Asker {
                 return Ok((shown, answer));
             }
             eprint!("{CHOICE}");
+        }
+    }
+}
+
+/// Answers the daemon's questions that concern what a command does, for as long as that goes on; `bar` leaves the terminal to
+/// them meanwhile.
+///
+/// # Errors
+/// When the terminal cannot be read, or the daemon does not take an answer.
+pub async fn answer_meanwhile(
+    client: &Client,
+    yes: bool,
+    concerns: impl Fn(&Question) -> bool,
+    bar: &ProgressBar,
+) -> anyhow::Result<Infallible> {
+    let mut lines = Lines::<Vec<Question>>::of(client.get_raw("/admin/v1/egress/questions").await?);
+    let mut asker = Asker::new(yes);
+    loop {
+        tokio::select! {
+            // At its end the daemon stopped, which the command's own stream tells better.
+            Some(mut waiting) = async { lines.next().await.ok().flatten() } => {
+                waiting.retain(&concerns);
+                let target = if waiting.is_empty() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+                bar.suspend(|| asker.hear(waiting));
+                bar.set_draw_target(target);
+            }
+            answered = asker.answered() => {
+                let (id, answer) = answered.context("the terminal cannot be read")?;
+                give(client, id, answer).await?;
+            }
         }
     }
 }

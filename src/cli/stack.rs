@@ -1,10 +1,11 @@
 //! `sovereign stack`.
 
 use super::Global;
+use super::asker::answer_meanwhile;
 use super::client::{Client, block_on, path_segment};
 use super::table::Table;
 use crate::admin::{StackList, StackUpdate};
-use crate::egress::Response;
+use crate::egress::{Class, Initiator, Question, Response};
 use crate::stacks::{StackState, StackView};
 use anyhow::Context;
 use clap::Subcommand;
@@ -29,6 +30,9 @@ enum Command {
     Up {
         /// The stack's name.
         name: String,
+        /// Allow the pulls of its images, each once, where the configuration says that you are asked.
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Take a stack down. Its data stays.
     Down {
@@ -62,14 +66,23 @@ impl Command {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
             Self::List => list(client).await,
-            Self::Up { name } => {
+            Self::Up { name, yes } => {
                 let answer = client.post_raw(&format!("{}/up", path(&name)), &json!({})).await?;
-                println!("{}", told(&follow(answer).await?));
+                let spinner = spinner();
+                let concerns = |question: &Question| {
+                    let ours = |who: &Initiator| matches!(who, Initiator::Stack { stack, .. } if *stack == name);
+                    question.class == Class::ImagePull && ours(&question.initiator)
+                };
+                let stack = tokio::select! {
+                    stack = follow(answer, &spinner) => stack?,
+                    failed = answer_meanwhile(client, yes, concerns, &spinner) => match failed? {},
+                };
+                println!("{}", told(&stack));
                 Ok(())
             }
             Self::Down { name } => {
                 let answer = client.post_raw(&format!("{}/down", path(&name)), &json!({})).await?;
-                let stack = follow(answer).await?;
+                let stack = follow(answer, &spinner()).await?;
                 println!("{} is down; its data is kept. `sovereign stack rm {name}` deletes it.", stack.title);
                 Ok(())
             }
@@ -77,7 +90,7 @@ impl Command {
                 print_all(client.get_raw(&format!("{}/logs?follow={follow}", path(&name))).await?).await
             }
             Self::Rm { name } => {
-                let stack = follow(client.delete_raw(&path(&name)).await?).await?;
+                let stack = follow(client.delete_raw(&path(&name)).await?, &spinner()).await?;
                 println!("{} is down, and its data is deleted.", stack.title);
                 Ok(())
             }
@@ -136,11 +149,15 @@ fn told(stack: &StackView) -> String {
 
 const ENDED: &str = "the daemon ended in the middle; when it is back, it goes on";
 
-/// Tells of an operation until it is over.
-async fn follow(mut answer: Response) -> anyhow::Result<StackView> {
-    // Drawn only on a terminal.
+/// Drawn only on a terminal.
+fn spinner() -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// Tells of an operation until it is over.
+async fn follow(mut answer: Response, spinner: &ProgressBar) -> anyhow::Result<StackView> {
     let mut rest = Vec::new();
     while let Some(chunk) = answer.chunk().await.context(ENDED)? {
         rest.extend_from_slice(&chunk);

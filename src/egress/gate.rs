@@ -1,6 +1,6 @@
 //! The one gate: what wants out is admitted here, dialled here, and written down before it leaves.
 
-use super::client::Outside;
+use super::client::{Outside, Trust};
 use super::consent::{Answer, Consent, Lasting, Period, Question, Scope};
 use super::desk::{Desk, Wake, now};
 use super::error::{Error, Refusal};
@@ -32,6 +32,7 @@ pub struct Egress(Arc<Inner>);
 struct Inner {
     policy: Policy,
     resolver: Resolver,
+    trust: Trust,
     /// Or why nothing can be written, and so nothing leaves.
     ledger: Result<Ledger, String>,
     desk: Mutex<Desk>,
@@ -61,28 +62,29 @@ impl Egress {
     pub async fn open(config: &Config) -> Result<Self, String> {
         let policy = Policy::new(config)?;
         Ok(match Ledger::open(config.state_dir()).await {
-            Ok((ledger, decisions)) => Self::with(policy, Resolver::System, Ok(ledger), &decisions),
+            Ok((ledger, decisions)) => Self::with(policy, Resolver::System, Trust::default(), Ok(ledger), &decisions),
             Err(error) => {
                 tracing::error!(%error, "nothing leaves the house: its ledger cannot be trusted");
-                Self::with(policy, Resolver::System, Err(error.to_string()), &[])
+                Self::shut(policy, &error.to_string())
             }
         })
     }
 
     /// A gate whose ledger goes with the process.
     pub fn in_memory(policy: Policy, resolver: Resolver) -> Self {
-        Self::with(policy, resolver, Ok(Ledger::in_memory()), &[])
+        Self::with(policy, resolver, Trust::default(), Ok(Ledger::in_memory()), &[])
     }
 
     /// A gate of parts.
-    pub fn with(
+    pub(super) fn with(
         policy: Policy,
         resolver: Resolver,
+        trust: Trust,
         ledger: Result<Ledger, String>,
         decisions: &[(u64, ledger::Entry)],
     ) -> Self {
         let desk = Mutex::new(Desk::new(&policy, decisions));
-        Self(Arc::new(Inner { policy, resolver, ledger, desk, changes: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { policy, resolver, trust, ledger, desk, changes: watch::Sender::new(0) }))
     }
 
     /// Whether a wish may pass: policy, the switch, hosts that did not answer lately, and the owner's consent, for which
@@ -154,6 +156,16 @@ impl Egress {
     /// in a few words what the errand is.
     pub fn outside(&self, class: Class, initiator: Initiator, what: impl Into<String>) -> Outside {
         Outside::new(self.clone(), class, initiator, what.into())
+    }
+
+    /// A gate without a ledger, through which nothing gets; `why` is told.
+    pub fn shut(policy: Policy, why: &str) -> Self {
+        Self::with(policy, Resolver::System, Trust::default(), Err(why.into()), &[])
+    }
+
+    /// Whom certificates are believed of.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.0.trust
     }
 
     /// Whether a host may have an address of the house.

@@ -66,6 +66,11 @@ impl Daemon {
         Self { process, state: state.to_path_buf(), said, address, client }
     }
 
+    /// Its state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// `sovereign ...` on its state folder.
     pub fn run(&self, arguments: &[&str]) -> Output {
         run(&self.state, arguments)
@@ -96,7 +101,7 @@ impl Daemon {
     }
 
     /// Asks it to end and returns its exit code and how long it took.
-    fn stop(mut self) -> (Option<i32>, Duration) {
+    pub fn stop(mut self) -> (Option<i32>, Duration) {
         let begun = Instant::now();
         self.signal("-TERM");
         (self.process.wait().unwrap().code(), begun.elapsed())
@@ -121,7 +126,7 @@ impl Drop for Daemon {
     }
 }
 
-fn run(state: &Path, arguments: &[&str]) -> Output {
+pub fn run(state: &Path, arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).arg("--state").arg(state).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -130,13 +135,13 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[track_caller]
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
 #[track_caller]
-fn refusal(output: &Output) -> String {
+pub fn refusal(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     text(&output.stderr)
 }

@@ -7,6 +7,7 @@ mod adapters;
 mod bench;
 mod cards;
 mod daemon;
+mod egress;
 mod embeddings;
 mod gateway;
 mod gpu;

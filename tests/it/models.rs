@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 mod command;
-mod mirror;
+pub mod mirror;
 
 const PATH: &str = "/Tiny-F32.gguf";
 const CUT: usize = 100_000;

@@ -3,6 +3,8 @@
 mod redirect;
 mod tls;
 
+pub(super) use tls::Trust;
+
 use super::error::Error;
 use super::gate::Egress;
 use super::ledger::hex;
@@ -158,7 +160,7 @@ impl Request {
         let wish = Wish { errand: errand.clone(), sent: self.sent(), stranger: self.stranger, ..wish };
         let name = wish.host.clone();
         let flow = egress.dial(egress.admit(wish).await?).await?;
-        if encrypted { self.over(tls::connect(flow, &name).await?).await } else { self.over(flow).await }
+        if encrypted { self.over(egress.trust().connect(flow, &name).await?).await } else { self.over(flow).await }
     }
 
     /// The request over a connection.

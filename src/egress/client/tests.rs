@@ -3,17 +3,21 @@ use crate::config::{self, Config, Mode};
 use crate::egress::ledger::Event;
 use crate::egress::mirror::{self, Answer as Served, Mirror};
 use crate::egress::{Answer as Decision, Basis, Period, Policy, Reason, Refusal, Resolver};
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Two names of this machine, one of them a host of the house, and one of a private address.
 fn egress(mode: Mode) -> Egress {
+    let (policy, resolver) = parts(mode);
+    Egress::in_memory(policy, resolver)
+}
+
+fn parts(mode: Mode) -> (Policy, Resolver) {
     let mut config = Config::default();
     config.egress.url_fetches = config::Gate::of(mode);
-    config.egress.lan = vec!["a.lan".into(), "b.lan".into()];
+    config.egress.lan = ["a.lan", "b.lan", "tls.lan", "other.lan"].map(Into::into).into();
     let here = |name: &str| (name.to_owned(), vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-    let table = HashMap::from([here("a.lan"), here("b.lan"), here("c.example")]);
-    Egress::in_memory(Policy::new(&config).unwrap(), Resolver::Fixed(table))
+    let table = ["a.lan", "b.lan", "tls.lan", "other.lan", "c.example"].map(here);
+    (Policy::new(&config).unwrap(), Resolver::Fixed(table.into()))
 }
 
 fn outside(egress: &Egress) -> Outside {
@@ -164,4 +168,78 @@ async fn going_offline_breaks_an_answer_off() {
         }
     };
     assert!(begun.elapsed().as_millis() < 1000 && error.to_string().contains("offline"), "{error}");
+}
+
+mod encrypted {
+    use super::*;
+    use crate::egress::Ledger;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{RootCertStore, ServerConfig};
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsAcceptor;
+
+    fn fixture(name: &str) -> String {
+        format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// A server for one connection with the certificate of `tls.lan`; returns its port, and what it was asked.
+    async fn server() -> (u16, tokio::task::JoinHandle<std::io::Result<String>>) {
+        let certificate = CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await?;
+            let mut stream = acceptor.accept(stream).await?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await?;
+            stream.flush().await?;
+            Ok(String::from_utf8_lossy(&head).into_owned())
+        });
+        (port, served)
+    }
+
+    async fn ask(egress: &Egress, host: &str, port: u16) -> Result<Reply, Error> {
+        let url = format!("https://{host}:{port}/x?y").parse().unwrap();
+        outside(egress).get(url).bearer_auth("secret").send().await
+    }
+
+    fn trusting() -> Egress {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(fixture("ca.pem")).unwrap()).unwrap();
+        let (policy, resolver) = parts(Mode::On);
+        Egress::with(policy, resolver, Trust::only(roots).unwrap(), Ok(Ledger::in_memory()), &[])
+    }
+
+    #[tokio::test]
+    async fn a_server_that_proves_its_name_is_asked() {
+        let (port, served) = server().await;
+        let reply = ask(&trusting(), "tls.lan", port).await.unwrap();
+        assert_eq!(body(reply).await, b"hi");
+        let head = served.await.unwrap().unwrap();
+        assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"), "{head}");
+        assert!(
+            head.contains(&format!("host: tls.lan:{port}\r\n")) && head.contains("authorization: Bearer secret"),
+            "{head}"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_learns_nothing() {
+        // Another name than the certificate's, and a CA that nobody trusts.
+        for (egress, host) in [(trusting(), "other.lan"), (super::egress(Mode::On), "tls.lan")] {
+            let (port, served) = server().await;
+            let error = ask(&egress, host, port).await.unwrap_err();
+            assert!(matches!(error, Error::Tls { .. }) && !error.is_transient(), "{error}");
+            assert!(served.await.unwrap().is_err());
+        }
+    }
 }

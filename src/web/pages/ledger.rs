@@ -366,13 +366,13 @@ fn refused(error: Refused) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::{Egress, Initiator, Policy, Resolver, Scope};
+    use crate::egress::{Egress, Initiator, Policy, Scope};
 
     #[test]
     fn the_page_is_honest_when_it_is_empty() {
         let config = crate::config::Config::default();
         let policy = Policy::new(&config).unwrap();
-        let egress = Egress::with(policy, Resolver::System, Err("the ledger was changed".into()), &[]);
+        let egress = Egress::shut(policy, "the ledger was changed");
         let lines = Ok(Lines { lines: Vec::new(), before: None });
         let html = fragment(&Live::of(&egress.view(), lines, String::new(), "token", 0));
         assert!(html.contains("id=\"empty\"") && html.contains("data-class=\"model_downloads\""), "{html}");
