@@ -5,7 +5,7 @@ use super::egress::give;
 use super::lines::Lines;
 use crate::egress::{Answer, Period, Question};
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use tokio::io::{self as aio, AsyncBufReadExt, BufReader, Stdin};
@@ -99,9 +99,11 @@ pub async fn answer_meanwhile(
             // At its end the daemon stopped, which the command's own stream tells better.
             Some(mut waiting) = async { lines.next().await.ok().flatten() } => {
                 waiting.retain(&concerns);
-                let target = if waiting.is_empty() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-                bar.suspend(|| asker.hear(waiting));
-                bar.set_draw_target(target);
+                let asked = !waiting.is_empty();
+                bar.set_style(if asked { blank() } else { ProgressStyle::default_spinner() });
+                bar.tick();
+                bar.set_draw_target(if asked { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() });
+                asker.hear(waiting);
             }
             answered = asker.answered() => {
                 let (id, answer) = answered.context("the terminal cannot be read")?;
@@ -109,6 +111,11 @@ pub async fn answer_meanwhile(
             }
         }
     }
+}
+
+/// What a bar looks like while the terminal is a question's.
+fn blank() -> ProgressStyle {
+    ProgressStyle::with_template("").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 const CHOICE: &str = "[o]nce, for an [h]our, [a]lways, [n]o, or ne[v]er? ";

@@ -91,6 +91,7 @@ async fn what_was_decided_outlives_the_daemon() {
     stdout(&second.run(&["egress", "revoke", &decision]));
     assert!(refusal(&second.run(&["egress", "revoke", &decision])).contains("no decision"));
     stdout(&second.run(&["egress", "set", "model_downloads", "off"]));
+    stdout(&told(&second, &["model", "rm", "tiny-f32"]).await);
     let said = refusal(&told(&second, &["model", "pull", &url]).await);
     assert!(said.contains("model_downloads are off"), "{said}");
 }

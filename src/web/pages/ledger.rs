@@ -238,29 +238,35 @@ struct Which {
     before: Option<u64>,
 }
 
-#[derive(Deserialize)]
+// Fields that are missing are wrong, but a missing token is worse, and told first.
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Answered {
     id: String,
     answer: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Decision {
     decision: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Switch {
     offline: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct NewMode {
     class: String,
-    mode: Mode,
+    mode: Option<Mode>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct OneRow {
     row: String,
 }
@@ -302,13 +308,19 @@ async fn revoke(State(app): State<App>, htmx: Htmx, sent: Sent<Decision>) -> Res
 }
 
 async fn offline(State(app): State<App>, htmx: Htmx, sent: Sent<Switch>) -> Result<Response, Error> {
-    app.egress.set_offline(sent.form.offline == "true").await.map_err(refused)?;
+    let offline = match sent.form.offline.as_str() {
+        "true" => true,
+        "false" => false,
+        other => return Err(Error::Refused(StatusCode::BAD_REQUEST, format!("{other:?} is neither true nor false"))),
+    };
+    app.egress.set_offline(offline).await.map_err(refused)?;
     Ok(done(htmx, PATH))
 }
 
 async fn class(State(app): State<App>, htmx: Htmx, sent: Sent<NewMode>) -> Result<Response, Error> {
     let class = sent.form.class.parse().map_err(|error| Error::Refused(StatusCode::NOT_FOUND, error))?;
-    app.egress.set_mode(class, sent.form.mode).await.map_err(refused)?;
+    let mode = sent.form.mode.ok_or_else(|| Error::Refused(StatusCode::BAD_REQUEST, "a mode is missing".into()))?;
+    app.egress.set_mode(class, mode).await.map_err(refused)?;
     Ok(done(htmx, PATH))
 }
 
