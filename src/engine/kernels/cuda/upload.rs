@@ -129,18 +129,25 @@ impl Landed {
     }
 }
 
+/// Bytes from which on several threads copy: one copies more slowly than the card takes it.
+const SEVERAL: usize = 1 << 20;
+/// Threads that copy at most.
+const THREADS: usize = 8;
+
 /// Pinned memory and as much on the card, both used in turns.
 pub(super) struct Ring {
     device: Arc<Device>,
     host: Pinned,
     memory: Memory,
     at: usize,
+    threads: usize,
 }
 
 impl Ring {
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Ring, OutOfMemory> {
         let (host, memory) = (Pinned::new(device, bytes)?, device.allocate(bytes, Contents::Scratch, "uploads")?);
-        Ok(Ring { device: device.clone(), host, memory, at: 0 })
+        let threads = std::thread::available_parallelism().map_or(1, |all| usize::from(all).min(THREADS));
+        Ok(Ring { device: device.clone(), host, memory, at: 0, threads })
     }
 
     /// The largest piece that it takes without having to wait for what came just before.
@@ -156,8 +163,7 @@ impl Ring {
 
     /// Copies bytes to the card, where they stay until as many others have come as the ring is large.
     pub fn stage(&mut self, bytes: &[u8]) -> Address {
-        let at = self.reserve(bytes.len());
-        self.host.as_mut_slice()[at..at + bytes.len()].copy_from_slice(bytes);
+        let at = self.put(bytes);
         let to = self.memory.address() + at as u64;
         self.send(at, bytes.len(), to);
         to
@@ -165,9 +171,31 @@ impl Ring {
 
     /// Copies bytes to where they are wanted on the card.
     pub fn copy(&mut self, bytes: &[u8], to: Address) {
-        let at = self.reserve(bytes.len());
-        self.host.as_mut_slice()[at..at + bytes.len()].copy_from_slice(bytes);
+        let at = self.put(bytes);
         self.send(at, bytes.len(), to);
+    }
+
+    /// Copies bytes to where nothing else is on its way.
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        let at = self.reserve(bytes.len());
+        let threads = self.threads;
+        let place = &mut self.host.as_mut_slice()[at..at + bytes.len()];
+        if bytes.len() < SEVERAL {
+            place.copy_from_slice(bytes);
+            return at;
+        }
+        let each = bytes.len().div_ceil(threads);
+        let mut pieces = place.chunks_mut(each).zip(bytes.chunks(each));
+        let own = pieces.next();
+        std::thread::scope(|scope| {
+            for (to, from) in pieces {
+                scope.spawn(move || to.copy_from_slice(from));
+            }
+            if let Some((to, from)) = own {
+                to.copy_from_slice(from);
+            }
+        });
+        at
     }
 
     fn reserve(&mut self, bytes: usize) -> usize {
