@@ -45,6 +45,8 @@ fn zone() -> Zone {
         ("printer.test", "2a0e:5::9"),
         ("registry.test", "151.101.1.20"),
         ("models.test", "151.101.1.10"),
+        ("dead.test", "151.101.1.50"),
+        ("gone.test", "151.101.1.60"),
     ];
     names.map(|(name, address)| (name, vec![address.parse::<IpAddr>().unwrap()])).into()
 }

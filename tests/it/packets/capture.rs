@@ -56,6 +56,11 @@ impl Capture {
         capture
     }
 
+    /// All of them by now.
+    pub fn all(&self) -> Vec<Packet> {
+        self.0.0.lock().unwrap().clone()
+    }
+
     /// How many there are by now.
     pub fn count(&self) -> usize {
         self.0.0.lock().unwrap().len()

@@ -1,6 +1,6 @@
 //! The whole of it: `sovereign serve` in the house, with models, stacks and a person at the command line.
 
-use super::capture::Packet;
+use super::capture::{Capture, Packet};
 use super::internet::Authority;
 use super::world::{HOUSE, NAMES, SOMEWHERE, SOMEWHERE_V6, World};
 use super::*;
@@ -8,7 +8,9 @@ use crate::daemon::{Daemon, test_model};
 use crate::stacks::registry::Registry;
 use crate::stacks::{free_port, greeting, write};
 use crate::tiny;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -134,6 +136,9 @@ fn stacks(state: &std::path::Path, image: &str, port: u16) {
     one("pulls", &[], json!({"image": image, "command": "wait"}));
     let asks = ["ask", "CONNECT", "api.test:4444", "GET", "http://api.test/page", "CONNECT", "other.test:443"];
     one("asks", &["api.test", "api.test:4444"], json!({"image": IMAGE, "command": asks}));
+    let storm = |target: &str| json!({"image": IMAGE, "command": ["storm", "CONNECT", target, "8"]});
+    one("by-name", &["dead.test"], storm("dead.test:443"));
+    one("by-address", &["151.101.1.77"], storm("151.101.1.77:443"));
 }
 
 fn name_of(stack: &str) -> &str {
@@ -222,6 +227,80 @@ fn every_packet_of_the_house_is_in_its_ledger() {
         let ask = house.account(before);
         clean(&ask, 60, 5);
 
-        println!("off and offline: 0 packets; ask: {} packets, {} rows", ask.packets, ask.rows);
+        // On: all of it is written down.
+        house.set("on");
+        let begun = world.outside.count();
+        house.done(&["model", "rm", "tiny"]);
+        house.done(&pull);
+        let said = house.ask("asks");
+        assert!(
+            said.contains("CONNECT api.test:4444: 200 it comes back") && said.contains("other.test:443: 403"),
+            "{said}"
+        );
+        house.spy();
+        house.lives().await;
+        let on = house.account(begun);
+        clean(&on, 40, 6);
+
+        // What nobody wrote down is found.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"a word", ("151.101.1.30", 4444)).unwrap();
+        let strays = house.account(before).strays;
+        assert!(!strays.is_empty() && strays.iter().all(|packet| packet.payload == b"a word"), "{strays:#?}");
+
+        // Unplugged: the house lives, and nobody tries again and again.
+        world.router.ip("link set wan down");
+        let inside = Capture::start(&world.router, "lan");
+        house.done(&["stack", "up", "by-name"]);
+        house.done(&["stack", "up", "by-address"]);
+        for _ in 0..4 {
+            house.refused(&["model", "pull", "https://gone.test/gone.gguf"]);
+        }
+        house.lives().await;
+        for stack in ["by-name", "by-address"] {
+            let said = house.said(stack, "asks");
+            let tries = said.lines().rev().nth(1).and_then(|line| line.split(' ').next()).unwrap();
+            assert!(tries.parse::<u32>().unwrap() > 50, "{said}");
+        }
+        let tried = attempts(&inside);
+        let hosts: Vec<&str> = tried.iter().map(|(host, _)| host.as_str()).collect();
+        assert_eq!(hosts, ["151.101.1.77", "dead.test", "gone.test"]);
+        assert!(tried.iter().all(|(_, attempts)| *attempts == 1), "{tried:?}");
+        println!(
+            "off and offline: 0 packets; ask: {} packets, {} rows; on: {} packets, {} rows; unplugged: {tried:?}",
+            ask.packets, ask.rows, on.packets, on.rows
+        );
+        house.done(&["egress", "verify"]);
+        for stack in ["by-name", "by-address", "home"] {
+            house.done(&["stack", "rm", stack]);
+        }
     });
+}
+
+/// How often somebody in the house tried to reach each host: what is asked within two seconds is one attempt.
+fn attempts(inside: &Capture) -> Vec<(String, usize)> {
+    let mut seen: HashMap<String, Vec<jiff::Timestamp>> = HashMap::new();
+    for packet in inside.all() {
+        let ours =
+            ["192.168.77.2", "fd77::2", "2a0e:5::2"].map(|own| own.parse::<IpAddr>().unwrap()).contains(&packet.from);
+        let host = match &packet.name {
+            Some(name) => name.clone(),
+            None => packet.to.to_string(),
+        };
+        if ours {
+            seen.entry(host).or_default().push(packet.at);
+        }
+    }
+    let count = |times: &[jiff::Timestamp]| {
+        let mut attempts: Vec<jiff::Timestamp> = Vec::new();
+        for at in times {
+            if attempts.last().is_none_or(|last| *at > *last + SignedDuration::from_secs(2)) {
+                attempts.push(*at);
+            }
+        }
+        attempts.len()
+    };
+    let mut attempts: Vec<(String, usize)> = seen.iter().map(|(host, times)| (host.clone(), count(times))).collect();
+    attempts.sort();
+    attempts
 }
