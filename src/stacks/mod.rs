@@ -17,6 +17,7 @@ mod permit;
 pub mod plan;
 mod proxy;
 mod pull;
+mod resolver;
 mod seat;
 mod shelf;
 pub mod spec;
