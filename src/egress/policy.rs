@@ -79,6 +79,9 @@ pub struct Policy {
     pub quiet: Duration,
 }
 
+/// Package indexes whose files lie on another host.
+const FILES_OF: [(&str, &str); 1] = [("pypi.org", "files.pythonhosted.org")];
+
 /// One attempt a minute and host.
 pub(super) const QUIET: Duration = Duration::from_secs(60);
 
@@ -107,7 +110,11 @@ impl Policy {
         let mut lan = lan.map_err(|error| format!("egress.lan: {error}"))?;
         let sources = [Some(&config.models.huggingface), config.models.python_index.as_ref()];
         let hosts = sources.into_iter().flatten().filter_map(|source| source.parse::<super::Url>().ok());
-        lan.extend(hosts.filter_map(|url| url.host_str()?.parse().ok()));
+        for host in hosts.filter_map(|url| url.host_str().map(str::to_owned)) {
+            // Whoever names an index names where its files lie.
+            let files = FILES_OF.iter().find(|(index, _)| *index == host).map(|(_, files)| (*files).to_owned());
+            lan.extend([Some(host), files].into_iter().flatten().filter_map(|host| host.parse().ok()));
+        }
         let question_timeout = egress.question_timeout.duration();
         Ok(Self { gates: gates.into(), lan, question_timeout, quiet: QUIET })
     }

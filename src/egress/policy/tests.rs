@@ -31,7 +31,10 @@ fn the_configuration_names_its_key() {
     config.egress.lan = vec!["192.168.1.7".into()];
     let policy = Policy::new(&config).unwrap();
     assert!(policy.is_lan("mirror.lan") && policy.is_lan("192.168.1.7") && policy.is_lan("huggingface.co"));
-    assert!(!policy.is_lan("elsewhere.lan"));
+    assert!(!policy.is_lan("elsewhere.lan") && !policy.is_lan("files.pythonhosted.org"));
+    config.models.python_index = Some("https://pypi.org/simple".into());
+    let policy = Policy::new(&config).unwrap();
+    assert!(policy.is_lan("pypi.org") && policy.is_lan("files.pythonhosted.org"), "an index and where its files lie");
 }
 
 fn host() -> impl Strategy<Value = String> {
