@@ -128,9 +128,9 @@ impl Summary {
             },
         };
         let detail = match &sample.cards[..] {
-            [] => "No NVIDIA card found: models run on the processor. Nothing leaves the house.".into(),
-            [card] => format!("{}, and nothing leaves the house.", card.name),
-            cards => format!("{}, and nothing leaves the house.", words::count(cards.len(), "card")),
+            [] => "No NVIDIA card found: models run on the processor. Nothing leaves the house unseen.".into(),
+            [card] => format!("{}, and nothing leaves the house unseen.", card.name),
+            cards => format!("{}, and nothing leaves the house unseen.", words::count(cards.len(), "card")),
         };
         Self { title, detail }
     }
