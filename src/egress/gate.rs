@@ -1,28 +1,21 @@
-//! The one gate: what wants out is admitted here, dialled here, and written down before it leaves.
+//! The one gate: what wants out is admitted here, dialled from here, and written down before it leaves.
 
 use super::client::{Outside, Trust};
 use super::consent::{Answer, Consent, Lasting, Period, Question, Scope};
 use super::desk::{Desk, Wake, now};
+use super::dial::contact;
 use super::error::{Error, Refusal};
-use super::flow::{Cord, Entrusted, Flow, Place, Record};
-use super::ledger::{self, Contact, Decision, Event, Ledger};
+use super::flow::{Cord, Entrusted, Flow, Place};
+use super::ledger::{self, Decision, Event, Ledger};
 use super::lines::{self, Page};
-use super::neighbours;
 use super::policy::{Basis, Policy, Reason, Verdict};
-use super::resolve::{Resolver, not_outside};
+use super::resolve::Resolver;
 use super::view::View;
 use super::wish::{Class, Initiator, Wish};
 use crate::config::{Config, Mode};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-
-/// A server that takes longer to answer is not there.
-const CONNECT: Duration = Duration::from_secs(15);
-/// Addresses of one name that are tried.
-const ADDRESSES: usize = 4;
 
 /// A handle on the gate; cheap to clone.
 #[derive(Debug, Clone)]
@@ -166,6 +159,11 @@ impl Egress {
     /// Whom certificates are believed of.
     pub(super) fn trust(&self) -> &Trust {
         &self.0.trust
+    }
+
+    /// What resolves names.
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.0.resolver
     }
 
     /// Whether a host may have an address of the house.
@@ -354,86 +352,6 @@ impl Egress {
         });
     }
 
-    async fn connect(&self, wish: &Wish, basis: Basis, place: Place) -> Result<Flow, Error> {
-        let host = || wish.host.clone();
-        let looked_up = match wish.address() {
-            Some(_) => None,
-            // The question to a name server leaves the house as well.
-            None => Some(self.ledger()?.append(Event::LookedUp(contact(wish, Some(basis))), None).await?),
-        };
-        let addresses = match self.0.resolver.resolve(&wish.host, wish.port).await {
-            Ok(addresses) => addresses,
-            Err(source) => {
-                self.desk().answered(&wish.host, false);
-                return Err(Error::Resolve { host: host(), source });
-            }
-        };
-        // What is listed as the house's own is the owner's to reach, not a container's.
-        if wish.stranger || wish.class == Class::Stack || !self.0.policy.is_lan(&wish.host) {
-            // One that leads into the house is enough to distrust whoever says so.
-            let networks = neighbours::networks();
-            let on_cable = |address| networks.iter().any(|network| network.contains(address));
-            let neighbour = |address| on_cable(address).then_some("an address of this machine's own network");
-            for address in &addresses {
-                if let Some(kind) = not_outside(address.ip()).or_else(|| neighbour(address.ip())) {
-                    let refused = Error::NotOutside { host: host(), address: address.ip(), kind };
-                    self.note_refusal(wish, refused.to_string());
-                    return Err(refused);
-                }
-            }
-        }
-        let mut last = None;
-        for address in addresses.into_iter().take(ADDRESSES) {
-            let mut record = self.record(wish, basis, Some(address.ip()), looked_up, &place.cord).await?;
-            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
-            let late = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing answered for 15 s");
-            match connected.map_err(late).flatten() {
-                Ok(stream) => {
-                    self.desk().answered(&wish.host, true);
-                    // A failure only delays small packets.
-                    let _ = stream.set_nodelay(true);
-                    return Flow::new(stream, record, place).map_err(|source| Error::Connect {
-                        host: host(),
-                        address: address.ip(),
-                        source,
-                    });
-                }
-                Err(source) => {
-                    record.how = Some(format!("no connection: {source}"));
-                    last = Some(Error::Connect { host: host(), address: address.ip(), source });
-                }
-            }
-        }
-        self.desk().answered(&wish.host, false);
-        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-        Err(last.unwrap_or_else(|| Error::Resolve { host: host(), source: none() }))
-    }
-
-    /// Writes the row that opens a connection. It will be closed, also when whoever waits for this goes away.
-    async fn record(
-        &self,
-        wish: &Wish,
-        basis: Basis,
-        address: Option<IpAddr>,
-        looked_up: Option<u64>,
-        cord: &Arc<Cord>,
-    ) -> Result<Record, Error> {
-        let text = wish.sent.as_ref().and_then(|sent| sent.text.clone());
-        let event = Event::Opened {
-            contact: contact(wish, Some(basis)),
-            address,
-            looked_up,
-            sent: wish.sent.as_ref().map(|sent| sent.sha256.clone()),
-            text: text.is_some(),
-        };
-        let (ledger, cord) = (self.ledger()?.clone(), cord.clone());
-        let written = tokio::spawn(async move {
-            let opened = ledger.append(event, text).await?;
-            Ok(Record::new(ledger, opened, cord))
-        });
-        written.await.map_err(|error| Error::Ledger(ledger::Error::Write(error.to_string())))?
-    }
-
     fn refuse(&self, wish: &Wish, reason: Reason) -> Refusal {
         if self.desk().is_news(wish, &reason) {
             self.note_refusal(wish, reason.to_string());
@@ -442,7 +360,7 @@ impl Egress {
         Refusal { host: wish.host.clone(), reason }
     }
 
-    fn note_refusal(&self, wish: &Wish, reason: String) {
+    pub(super) fn note_refusal(&self, wish: &Wish, reason: String) {
         if let Ok(ledger) = &self.0.ledger {
             ledger.note(Event::Refused { contact: contact(wish, None), reason });
         }
@@ -458,14 +376,9 @@ impl Egress {
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn contact(wish: &Wish, basis: Option<Basis>) -> Contact {
-    let Wish { class, initiator, host, port, what, .. } = wish;
-    Contact { class: *class, initiator: initiator.clone(), host: host.clone(), port: *port, basis, what: what.clone() }
 }
 
 /// Somebody's place at a question; dropping it leaves.

@@ -8,6 +8,7 @@ mod address;
 mod client;
 mod consent;
 mod desk;
+mod dial;
 mod error;
 mod flow;
 mod gate;

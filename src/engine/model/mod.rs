@@ -6,6 +6,7 @@
 
 mod batch;
 mod bert;
+mod check;
 mod embedder;
 mod encoder;
 mod gemma;
@@ -13,7 +14,9 @@ mod hyper;
 mod keys;
 mod layers;
 mod llama;
+mod network;
 mod nomic;
+mod pass;
 mod pooling;
 mod qwen2;
 mod qwen3;
@@ -26,6 +29,7 @@ pub(super) mod tests;
 
 pub(in crate::engine) use batch::Spare;
 pub use batch::{Batch, Entry, Logits};
+pub(in crate::engine) use check::{Checked, check_kind, checked};
 pub use embedder::Embedder;
 pub use hyper::{Architecture, Hyper};
 pub use pooling::Pooling;
@@ -35,23 +39,20 @@ pub use workspace::{ROWS, Workspace};
 pub(super) use workspace::{Lengths, WorkspaceBytes};
 
 use super::Error;
-use super::blocks::{Blocks, Chain};
+use super::blocks::Chain;
 use super::footprint::OnCard;
-use super::gguf::{Gguf, Header};
+use super::gguf::Gguf;
 use super::kernels::cpu::{Cpu, Isa, physical_cores};
 use super::kernels::cuda::need::Needs;
 use super::kernels::cuda::{Cuda, Image, Which};
-use super::kernels::{Adapted, CacheShape, Kernels, KvKind, Results, Step};
-use super::kv_cache::{self, Capacity, Held, KvCache};
+use super::kernels::{Kernels, Results};
+use super::kv_cache::{Capacity, Held, KvCache};
 use super::lora::Lora;
 use super::prefix_cache::{Identity, PrefixCache, Settings, Warn};
 use encoder::Encoder;
-use gemma::Gemma3;
-use layers::Ends;
-use llama::Llama;
-use qwen2::Qwen2;
-use qwen3::Qwen3;
-use source::{Checker, Loader, Source};
+use network::Network;
+use pass::{On, Output};
+use source::Loader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,69 +98,6 @@ enum Loaded {
     Cpu(Box<On<Cpu>>),
     Cuda(Box<On<Cuda>>, Needs),
     Encoder(Box<embedder::OnCpu>),
-}
-
-/// What is wanted of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    /// What follows. [vocabulary]
-    Logits,
-    /// What the last layer gives, normalised. [width]
-    States,
-}
-
-/// A model on a device.
-struct On<K: Kernels> {
-    kernels: K,
-    network: Network<K::Matrix, K::Buffer>,
-}
-
-/// The weights of one of the architectures.
-enum Network<M, V> {
-    Llama(Llama<M, V>),
-    Qwen2(Qwen2<M, V>),
-    Qwen3(Qwen3<M, V>),
-    Gemma3(Gemma3<M, V>),
-}
-
-impl<M, V> Network<M, V> {
-    /// Takes all weights from `source`; none where the model is no decoder.
-    ///
-    /// # Errors
-    /// When a tensor is missing or unfit.
-    fn load<S>(source: &mut S, hyper: &Hyper) -> Result<Option<Self>, Error>
-    where
-        S: Source<Matrix = M, Vector = V>,
-    {
-        Ok(Some(match hyper.architecture {
-            Architecture::Llama => Network::Llama(Llama::load(source, hyper)?),
-            Architecture::Qwen2 => Network::Qwen2(Qwen2::load(source, hyper)?),
-            Architecture::Qwen3 => Network::Qwen3(Qwen3::load(source, hyper)?),
-            Architecture::Gemma3 => Network::Gemma3(Gemma3::load(source, hyper)?),
-            Architecture::Bert | Architecture::NomicBert => return Ok(None),
-        }))
-    }
-
-    fn forward<K>(&self, k: &K, hyper: &Hyper, step: &Step, cache: &mut K::Cache, w: &mut Workspace<K>)
-    where
-        K: Kernels<Matrix = M, Buffer = V>,
-    {
-        match self {
-            Network::Llama(llama) => llama.forward(k, hyper, step, cache, w),
-            Network::Qwen2(qwen) => qwen.forward(k, hyper, step, cache, w),
-            Network::Qwen3(qwen) => qwen.forward(k, hyper, step, cache, w),
-            Network::Gemma3(gemma) => gemma.forward(k, hyper, step, cache, w),
-        }
-    }
-
-    fn ends(&self) -> &Ends<M, V> {
-        match self {
-            Network::Llama(llama) => llama.ends(),
-            Network::Qwen2(qwen) => qwen.ends(),
-            Network::Qwen3(qwen) => qwen.ends(),
-            Network::Gemma3(gemma) => gemma.ends(),
-        }
-    }
 }
 
 impl Model {
@@ -429,154 +367,4 @@ impl Model {
         cache.spill();
         Ok(())
     }
-}
-
-impl<K: Kernels> On<K> {
-    fn cache(&self, hyper: &Hyper, capacity: Capacity) -> Result<kv_cache::On<K>, Error> {
-        let Hyper { layers, kv_heads: heads, head: size, .. } = *hyper;
-        let memory =
-            self.kernels.cache(CacheShape { layers, blocks: capacity.blocks(), heads, size, kind: capacity.kind })?;
-        let workspace = Workspace::new(&self.kernels, hyper, capacity)?;
-        Ok(kv_cache::On { memory, workspace, step: Step::default() })
-    }
-
-    /// Appends what is wanted of the entries that want something, a row each; tells whether all of it are numbers.
-    fn forward(
-        &self,
-        Model { hyper, roots, .. }: &Model,
-        held: &mut kv_cache::On<K>,
-        cache: u64,
-        blocks: &mut Blocks,
-        entries: &[Entry],
-        output: Output,
-        out: &mut Results,
-    ) -> bool {
-        let On { kernels: k, network } = self;
-        let kv_cache::On { memory, workspace: w, step: spare } = held;
-        blocks.take_copies().into_iter().for_each(|copy| k.copy_block(memory, copy));
-        let at_once = match output {
-            Output::Logits => w.logit_rows,
-            Output::States => w.rows,
-        };
-        let compute = |step: &Step, rows: &[usize], w: &mut Workspace<K>| match output {
-            Output::Logits => network.ends().logits(k, hyper, step, rows, w),
-            Output::States => network.ends().states(k, hyper, rows, w),
-        };
-        let mut sound = true;
-        let mut read = |rows: &[usize], w: &Workspace<K>, out: &mut Results| {
-            sound &= match output {
-                Output::Logits => k.land(&w.logits, rows.len() * hyper.vocabulary, out),
-                Output::States => k.land(&w.h, rows.len() * hyper.width, out),
-            }
-        };
-        for entries in entries.chunks(w.rows) {
-            let step = step(std::mem::take(spare), entries, blocks, roots);
-            let (first, others) = step.wanted.split_at(step.wanted.len().min(at_once));
-            k.pass(&step, cache, || {
-                network.forward(k, hyper, &step, memory, w);
-                if !first.is_empty() {
-                    compute(&step, first, w);
-                }
-            });
-            if !first.is_empty() {
-                read(first, w, out);
-            }
-            for rows in others.chunks(at_once) {
-                compute(&step, rows, w);
-                read(rows, w, out);
-            }
-            let Step { tokens, slots, positions, wanted, .. } = step;
-            *spare = Step { tokens, slots, positions, wanted, ..Step::default() };
-        }
-        sound
-    }
-}
-
-/// That the keys and values of a model can be stored so.
-///
-/// # Errors
-/// They cannot.
-pub(super) fn check_kind(hyper: &Hyper, kind: KvKind) -> Result<(), Error> {
-    let (head, architecture) = (hyper.head, hyper.architecture);
-    if !kind.fits(head) {
-        let problem = format!("heads of {head} dimensions cannot be stored as {}; take f16 or fp8", kind.name());
-        return Err(Error::Unsupported(problem));
-    }
-    // Measured: a divergence of 6, where a Gemma's is 0.2.
-    if (kind, architecture) == (KvKind::Q4, Architecture::Qwen2) {
-        let problem = "the keys of a qwen2 stand out too far for four bits, as they have biases; take f16 or fp8";
-        return Err(Error::Unsupported(problem.into()));
-    }
-    Ok(())
-}
-
-/// What a header was found to tell of.
-pub(super) struct Checked {
-    /// The model's shape.
-    pub hyper: Hyper,
-    /// The number of floats in its vectors.
-    pub floats: u64,
-    /// Whether a card can serve it.
-    pub on_card: OnCard,
-}
-
-/// The shape of a model, all of whose tensors are there, and no others, as are those that its adapters add to.
-///
-/// # Errors
-/// When not; the key or tensor is named.
-pub(super) fn checked(header: &Header, adapters: &[Lora]) -> Result<Checked, Error> {
-    let hyper = Hyper::of(header)?;
-    let mut checker = Checker::new(header, adapters);
-    Network::load(&mut checker, &hyper)?;
-    Encoder::load(&mut checker, &hyper)?;
-    checker.finish()?;
-    let Checker { floats, needs, mut problem, .. } = checker;
-    if hyper.architecture.is_encoder() {
-        problem = Some(format!("{} models run on the processor", hyper.architecture.name()));
-    }
-    if !adapters.is_empty() {
-        problem = Some(source::NOT_HERE.into());
-    }
-    let on_card = match problem {
-        Some(problem) => OnCard::No(problem),
-        None => OnCard::Yes(Needs {
-            width: hyper.width,
-            queries: hyper.queries(),
-            keys: hyper.keys(),
-            hidden: hyper.hidden,
-            head: hyper.head,
-            kv_heads: hyper.kv_heads,
-            layers: hyper.layers,
-            vocabulary: hyper.vocabulary,
-            ..needs
-        }),
-    };
-    Ok(Checked { hyper, floats, on_card })
-}
-
-/// The step of these entries, in the memory of an earlier one.
-fn step<'a>(spare: Step<'_>, entries: &[Entry], blocks: &'a Blocks, roots: &[Chain]) -> Step<'a> {
-    let Step { mut tokens, mut slots, mut positions, mut wanted, .. } = spare;
-    refill(&mut tokens, entries.iter().map(|entry| entry.token));
-    refill(&mut slots, entries.iter().map(|entry| entry.slot));
-    refill(&mut positions, entries.iter().map(|entry| entry.position));
-    refill(&mut wanted, (0..entries.len()).filter(|&row| entries[row].wants_logits));
-    let adapted = adapted(entries, blocks, roots);
-    Step { tokens, slots, positions, wanted, adapted, tables: blocks.tables() }
-}
-
-fn refill<T>(list: &mut Vec<T>, with: impl Iterator<Item = T>) {
-    list.clear();
-    list.extend(with);
-}
-
-/// Which entries belong to conversations that begin with one of the adapters' roots. Adapters that are alike have one root,
-/// and the first of them serves all.
-fn adapted(entries: &[Entry], blocks: &Blocks, roots: &[Chain]) -> Vec<Adapted> {
-    let of = |adapter: usize| {
-        let is = |&row: &usize| blocks.root(entries[row].slot) == roots[adapter];
-        Adapted { adapter, rows: (0..entries.len()).filter(is).collect() }
-    };
-    let first = |&adapter: &usize| !roots[..adapter].contains(&roots[adapter]);
-    (0..roots.len()).filter(first).map(of).filter(|adapted| !adapted.rows.is_empty()).collect()
 }

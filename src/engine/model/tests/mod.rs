@@ -7,7 +7,7 @@ mod refusals;
 pub mod tiny;
 
 use super::*;
-use crate::engine::blocks::Chain;
+use crate::engine::kernels::KvKind;
 use crate::engine::quant::Format;
 use crate::engine::quant::tests::nmse;
 use tiny::Tiny;
