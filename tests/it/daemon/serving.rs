@@ -249,3 +249,29 @@ async fn a_smaller_model_guesses_where_that_is_configured() {
         assert_eq!(daemon.stop().0, Some(0));
     }
 }
+
+#[tokio::test]
+async fn a_file_that_shrinks_under_its_worker_ends_the_worker_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::with(&dir.path().join("state"), &json!({}), &[]);
+    let file = dir.path().join("shrinks.gguf");
+    std::fs::write(&file, crate::tiny::model(400, 3)).unwrap();
+    stdout(&daemon.run(&["model", "pull", file.to_str().unwrap()]));
+    let body = json!({"model": "shrinks", "prompt": "t1", "max_tokens": 4});
+    daemon.ask("/v1/completions", &body).await;
+
+    // The worker reads its weights where they lie.
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(4096).unwrap();
+    let broken = daemon.post("/v1/completions", &body).send().await.unwrap();
+    let (status, told) = (broken.status(), broken.text().await.unwrap());
+    assert!(status.is_server_error() && told.contains("SIGBUS"), "{status}: {told}");
+
+    // The next start tells what the file is now, and everything else goes on.
+    let again = daemon.post("/v1/completions", &body).send().await.unwrap();
+    let (status, told) = (again.status(), again.text().await.unwrap());
+    assert!(!status.is_success() && told.contains("shrinks.gguf"), "{status}: {told}");
+    let other = dir.path().join("other.gguf");
+    std::fs::write(&other, crate::tiny::model(400, 4)).unwrap();
+    stdout(&daemon.run(&["model", "pull", other.to_str().unwrap()]));
+    daemon.ask("/v1/completions", &json!({"model": "other", "prompt": "t1", "max_tokens": 4})).await;
+}
