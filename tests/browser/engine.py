@@ -71,8 +71,10 @@ class Engine:
         service = {
             "image": IMAGE,
             "healthcheck": {"test": ["CMD", "/hello", "check"], "interval": "1s", "timeout": "1s", "retries": 3},
+            "pid": "host",
+            "x-sovereign": {"allow": ["host-pid"]},
         }
-        about = {"title": "Hello", "description": "Says hello once a second. Built by the tests, from a dozen lines of C."}
+        about = {"title": "Hello", "web": ":7777/hello", "description": "Says hello once a second. Built by the tests, from a dozen lines of C."}
         return json.dumps({"x-sovereign": about, "services": {"hello": service}})
 
     def containers(self) -> str:

@@ -86,6 +86,9 @@ def test_asked_allowed_seen_and_revoked(house, outside):
     question = page.see("[data-question]", "127.0.0.1")
     assert "Model downloads · the owner" in question.text and f"GET for {outside.url}" in question.text
     assert outside.asked == 0
+    in_view = "const box = arguments[0].getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight"
+    assert page.driver.execute_script(in_view, question), "the question is where nobody looks"
+    page.screenshot("question")
     page.click("[data-question] button", "For an hour")
     page.gone("[data-question]")
 

@@ -3,6 +3,8 @@
 
 def test_a_stack_runs_and_is_seen(page, engine, hello_runs):
     assert "hello" in engine.containers()
+    page.see("#stack-hello .warn", "hello sees this machine's processes")
+    page.see("#stack-hello a[href='/stacks/hello/open']", "Open")
 
     page.click("#stack-hello a", "Logs")
     page.see("#logs-output", "hello from a container")
